@@ -1,0 +1,222 @@
+"""The questions that an experiment asks of a warehouse, as SQLAlchemy statements. Everything here is pure.
+
+One text serves every database. Two things differ between them and are kept out of the text: integers wide enough
+for exact sums of products (`WideInteger`), and division of integers (none is needed: days are told by the
+timestamp of their first millisecond).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+
+from warehouse.events import DAY_MS, Kind
+from warehouse.schema import EVENTS, EXPOSURES, KEYS, STAGED, TABLES
+
+COUNTS: dict[str, Kind] = {f"n_{kind.name}": kind for kind in Kind}
+DURATIONS: dict[str, Kind] = {
+    "watch_ms": Kind.impression,
+    "panel_ms": Kind.panel_open,
+    "profile_ms": Kind.profile_enter,
+    "session_ms": Kind.session,
+}
+TOTALS: tuple[str, ...] = (*COUNTS, *DURATIONS, "active_days")
+"""The columns of a user's totals: how many events of each kind, milliseconds, and days with an impression."""
+
+
+class Window(NamedTuple):
+    """Days of an experiment, both included, counted from 1."""
+
+    first_day: int
+    last_day: int
+
+
+class WideInteger(sa.types.UserDefinedType[int]):
+    """An integer of 38 digits or more, so that products of totals are exact."""
+
+    cache_ok = True
+
+
+@compiles(WideInteger)
+def _numeric(element: WideInteger, compiler: Any, **keywords: Any) -> str:
+    return "NUMERIC"
+
+
+@compiles(WideInteger, "duckdb")
+def _hugeint(element: WideInteger, compiler: Any, **keywords: Any) -> str:
+    return "HUGEINT"
+
+
+# What was logged
+
+
+def interactions(before: int | None = None) -> sa.Select:
+    """Plays as (user, item, ts), by user and then in the order in which they happened; repeats are kept."""
+    e = EVENTS.c
+    return (
+        sa.select(e.user, e.item, e.ts)
+        .where(e.kind == Kind.play, *_earlier(before))
+        .order_by(e.user, e.ts, e.session, e.request, e.position)
+    )
+
+
+def impressions(before: int | None = None) -> sa.Select:
+    """One row for each impression with its watch time and, as 0 or 1, what the user did about it before `before`."""
+    e = EVENTS.c
+    actions = (Kind.play, Kind.long_view, Kind.like, Kind.comment, Kind.share, Kind.follow)
+    slot = (e.user, e.session, e.request, e.position)
+    shown = (
+        sa.select(
+            *slot,
+            _of_impression(e.item).label("item"),
+            _of_impression(e.ts).label("ts"),
+            _of_impression(e.value).label("watch_ms"),
+            *(sa.func.max(sa.case((e.kind == kind, 1), else_=0)).label(kind.name) for kind in actions),
+        )
+        .where(e.kind.in_((Kind.impression, *actions)), *_earlier(before))
+        .group_by(*slot)
+        .subquery("shown")
+    )
+    c = shown.c
+    return (
+        sa.select(
+            c.user,
+            c.item,
+            c.ts,
+            c.position,
+            c.watch_ms,
+            *(sa.cast(c[kind.name], sa.SmallInteger).label(kind.name) for kind in actions),
+        )
+        .where(c.ts.is_not(None))
+        .order_by(c.user, c.ts, c.session, c.request, c.position)
+    )
+
+
+def ordered_events() -> sa.Select:
+    """All events in the one order that does not depend on how they were recorded."""
+    return sa.select(*EVENTS.c).order_by(EVENTS.c.ts, *(EVENTS.c[name] for name in KEYS["events"]))
+
+
+# Who was exposed
+
+
+def analysed(experiment: str) -> sa.Select:
+    """The users that were seen in exactly one arm: (user, arm, first_ts)."""
+    x = EXPOSURES.c
+    return (
+        sa.select(x.user, sa.func.min(x.arm).label("arm"), sa.func.min(x.first_ts).label("first_ts"))
+        .where(x.experiment == experiment)
+        .group_by(x.user)
+        .having(sa.func.min(x.arm) == sa.func.max(x.arm))
+    )
+
+
+def crossovers(experiment: str) -> sa.Select:
+    """How many users were seen in more than one arm."""
+    x = EXPOSURES.c
+    several = (
+        sa.select(x.user)
+        .where(x.experiment == experiment)
+        .group_by(x.user)
+        .having(sa.func.min(x.arm) != sa.func.max(x.arm))
+    )
+    return sa.select(sa.func.count()).select_from(several.subquery("several"))
+
+
+def exposed_by_day(experiment: str, start_ts: int) -> sa.Select:
+    """How many analysed users were first exposed on each day: (day_ts, arm, n), by day and arm."""
+    users = analysed(experiment).subquery("analysed").c
+    since_midnight = sa.func.mod(sa.func.mod(users.first_ts - start_ts, DAY_MS) + DAY_MS, DAY_MS)
+    day_ts = (users.first_ts - since_midnight).label("day_ts")
+    return (
+        sa.select(day_ts, users.arm, sa.func.count().label("n"))
+        .group_by(day_ts, users.arm)
+        .order_by(day_ts, users.arm)
+    )
+
+
+# What the exposed did
+
+
+def totals(experiment: str, start_ts: int, window: Window) -> sa.Select:
+    """One row for each user exposed before the window's end: user, arm and TOTALS, 0 without events."""
+    end_ts = _end(start_ts, window.last_day)
+    users = analysed(experiment).cte("analysed")
+    days = user_days(users, start_ts, window, TOTALS).cte("user_days")
+    summed = (
+        sa.select(days.c.user, *(sa.func.sum(days.c[name]).label(name) for name in TOTALS))
+        .group_by(days.c.user)
+        .subquery("summed")
+    )
+    return (
+        sa.select(
+            users.c.user,
+            users.c.arm,
+            *(sa.cast(sa.func.coalesce(summed.c[name], 0), sa.BigInteger).label(name) for name in TOTALS),
+        )
+        .select_from(users.outerjoin(summed, users.c.user == summed.c.user))
+        .where(users.c.first_ts < end_ts)
+        .order_by(users.c.user)
+    )
+
+
+def user_days(users: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]) -> sa.Select:
+    """What analysed users did on each day of a window after their first exposure: user, arm, day_ts, `columns`.
+
+    Only days with events have a row. Kinds are counted first and turned into columns afterwards, which is cheaper
+    than one conditional sum for each column over all events.
+    """
+    e = EVENTS.c
+    day_ts = (e.ts - sa.func.mod(e.ts - start_ts, DAY_MS)).label("day_ts")
+    kinds = sorted({kind for name in columns for kind in _kinds_of(name)})
+    by_kind = (
+        sa.select(
+            e.user,
+            sa.func.min(users.c.arm).label("arm"),
+            day_ts,
+            e.kind,
+            sa.func.count().label("n"),
+            sa.func.sum(e.value).label("value"),
+        )
+        .join_from(EVENTS, users, e.user == users.c.user)
+        .where(
+            e.ts >= users.c.first_ts,
+            e.ts >= _end(start_ts, window.first_day - 1),
+            e.ts < _end(start_ts, window.last_day),
+            e.kind.in_(kinds),
+        )
+        .group_by(e.user, day_ts, e.kind)
+        .subquery("by_kind")
+    )
+    c = by_kind.c
+    return sa.select(
+        c.user,
+        sa.func.min(c.arm).label("arm"),
+        c.day_ts,
+        *(_day_total(c, name).label(name) for name in columns),
+    ).group_by(c.user, c.day_ts)
+
+
+def _kinds_of(name: str) -> tuple[Kind, ...]:
+    if name == "active_days":
+        return (Kind.impression,)
+    return (COUNTS[name] if name in COUNTS else DURATIONS[name],)
+
+
+def _day_total(c: Any, name: str) -> sa.ColumnElement:
+    (kind,) = _kinds_of(name)
+    of_kind = c.value if name in DURATIONS else (c.n if name in COUNTS else 1)
+    return sa.cast(sa.func.sum(sa.case((c.kind == kind, of_kind), else_=0)), WideInteger)
+
+
+def _of_impression(column: sa.ColumnElement) -> sa.ColumnElement:
+    return sa.func.max(sa.case((EVENTS.c.kind == Kind.impression, column)))
+
+
+def _earlier(before: int | None) -> tuple[sa.ColumnElement, ...]:
+    return () if before is None else (EVENTS.c.ts < before,)
+
+
+def _end(start_ts: int, last_day: int) -> int:
+    return start_ts + last_day * DAY_MS
