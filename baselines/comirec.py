@@ -1,0 +1,229 @@
+"""ComiRec: several interests of a user and their controllable aggregation (Cen et al., 2020, arXiv 2005.09347).
+
+ComiRec-DR finds the interests by dynamic routing, ComiRec-SA by self-attention. A target trains the interest
+that fits it best; an item's score is its best interest's.
+
+Departures, so that a comparison is about the interests and not about the rest: every prefix of a history trains
+(the routing of all prefixes is one masked product), with the loss, negatives, budget, dropout and embeddings of
+the other models; the log priors of the routing are learned for each age of an item (the paper draws them at
+random), since otherwise ComiRec-DR would not know what is recent; interests are scaled by sqrt(d) after the
+squash, so that logits start with the spread of the other models. As in the authors' code the routing weights
+are constants to the gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from baselines.base import MAX_LENGTH, Ids, State, without
+from baselines.batches import Batch
+from baselines.layers import initialise, last_slot
+from baselines.sequential import (
+    MAX_SINCE,
+    LossSettings,
+    NextItemLoss,
+    SequenceNetwork,
+    SequentialRecommender,
+    check_reach,
+)
+from baselines.training import TrainingSettings
+
+POOL = 100
+"""Best-scored items among which the aggregation chooses, where categories count."""
+
+
+@dataclass(frozen=True)
+class ComiRecSettings:
+    dim: int = 64
+    interests: int = 4
+    iterations: int = 3  # of the routing
+    dropout: float = 0.5
+    diversity: float = 0.0  # lambda of the aggregation: what a pair of items of different categories is worth
+    loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
+
+
+class ComiRecNetwork(SequenceNetwork):
+    """Items to interests: `extract` is the routing or the attention."""
+
+    def __init__(self, n_items: int, settings: ComiRecSettings) -> None:
+        super().__init__()
+        s = settings
+        self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
+        self.positions = nn.Embedding(MAX_LENGTH, s.dim)
+        self.ages = nn.Embedding(MAX_LENGTH, s.interests)  # 0 = the last item
+        self.norm = nn.LayerNorm(s.dim)
+        self.drop = nn.Dropout(s.dropout)
+        self.next_item_loss = NextItemLoss(s.loss)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
+        v = self.interests(batch.items, slot.expand(batch.items.shape))  # (B, T, I, d)
+        real = batch.targets > 0
+        v, targets = v[real], batch.targets[real]
+        import os
+        if os.environ.get("MX"):
+            return self.next_item_loss(v, self.table(), targets, generator)
+        with torch.no_grad():
+            fit = (v * self.items(targets)[:, None]).sum(dim=2)  # (N, I)
+        h = v[torch.arange(len(v), device=v.device), fit.argmax(dim=1)]  # eq. 9: the interest that fits best
+        return self.next_item_loss(h, self.table(), targets, generator)
+
+    def encode(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.interests(items, last_slot(items)[:, None])[:, 0]  # (B, I, d)
+
+    def interests(self, items: Tensor, ends: Tensor) -> Tensor:
+        """The interests of the prefixes that end with slots `ends` (B, P): (B, P, I, d)."""
+        slot = torch.arange(items.shape[1], device=items.device)
+        x = self.drop(self.norm(self.items(items) + self.positions(slot)))  # (B, T, d)
+        age = ends[:, :, None] - slot  # (B, P, T)
+        prior = self.ages(age.clamp_min(0)).permute(0, 1, 3, 2)  # (B, P, I, T)
+        return self.extract(x, prior, (age < 0)[:, :, None])
+
+    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
+        """x (B, T, d); prior (B, P, I, T); later (B, P, 1, T): items that the prefix does not hold."""
+        raise NotImplementedError
+
+
+class RoutingNetwork(ComiRecNetwork):
+    """Dynamic routing (algorithm 1): items vote for interests, and votes that agree gain weight."""
+
+    def __init__(self, n_items: int, settings: ComiRecSettings) -> None:
+        super().__init__(n_items, settings)
+        self.iterations = settings.iterations
+        self.n_interests = settings.interests
+        self.votes = nn.Linear(settings.dim, settings.interests * settings.dim, bias=False)
+        initialise(self)
+
+    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
+        votes = self.votes(x).unflatten(-1, (self.n_interests, -1)).transpose(1, 2)  # (B, I, T, d)
+        fixed = votes.detach()
+        logits = prior
+        for _ in range(self.iterations - 1):
+            v = squash(_gather(self._weights(logits.detach(), later), fixed))  # (B, I, P, d)
+            logits = logits + (v @ fixed.transpose(2, 3)).transpose(1, 2)
+        v = squash(_gather(self._weights(logits, later), votes))
+        return v.transpose(1, 2) * x.shape[-1] ** 0.5
+
+    def _weights(self, logits: Tensor, later: Tensor) -> Tensor:
+        return logits.softmax(dim=2).masked_fill(later, 0.0)  # each item divides itself among the interests
+
+
+class AttentiveNetwork(ComiRecNetwork):
+    """Self-attentive extraction (eq. 5): each interest has its own attention over the items."""
+
+    def __init__(self, n_items: int, settings: ComiRecSettings) -> None:
+        super().__init__(n_items, settings)
+        self.hidden = nn.Linear(settings.dim, 4 * settings.dim, bias=False)
+        self.attention = nn.Linear(4 * settings.dim, settings.interests, bias=False)
+        initialise(self)
+
+    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
+        logits = self.attention(torch.tanh(self.hidden(x))).transpose(1, 2)[:, None] + prior  # (B, P, I, T)
+        weights = logits.masked_fill(later, -torch.inf).softmax(dim=3)
+        v = weights.flatten(1, 2) @ x  # (B, P I, d)
+        return v.unflatten(1, weights.shape[1:3])
+
+
+class ComiRec(SequentialRecommender):
+    """ComiRec-DR. With `categories` (n_items + 1 numbers) and settings.diversity > 0 the list maximises the sum
+    of scores + diversity * pairs of different categories, greedily (algorithm 2), among the best 100 items."""
+
+    name = "comirec"
+    settings_type = ComiRecSettings
+    network_type: type[ComiRecNetwork] = RoutingNetwork
+
+    def __init__(
+        self,
+        settings: ComiRecSettings | None = None,
+        training: TrainingSettings | None = None,
+        categories: Ids | None = None,
+    ) -> None:
+        super().__init__(settings, training)
+        self.categories = categories
+        self._needs_categories()
+
+    def build(self, n_users: int, n_items: int) -> ComiRecNetwork:
+        self._needs_categories(n_items)
+        return self.network_type(n_items, self.settings)
+
+    def recommend(self, users: Ids, histories: Ids, k: int, exclude: Ids) -> Ids:
+        state = self._state(users, histories, exclude, max(k, POOL) if self._diverse else k)
+        return self.retrieve(state, k, np.zeros((len(users), 0), np.int64))
+
+    def encode(self, users: Ids, histories: Ids, exclude: Ids) -> State:
+        if not self._diverse:
+            return super().encode(users, histories, exclude)
+        return self._state(users, histories, exclude, POOL + MAX_SINCE)
+
+    def retrieve(self, state: State, k: int, since: Ids) -> Ids:
+        if not self._diverse or self.categories is None:
+            return super().retrieve(state, k, since)
+        pool = max(k, POOL)
+        check_reach(state[0], pool, since)
+        place = np.where(state[0] > 0, np.arange(1, state[0].shape[1] + 1), 0)
+        shown = (state[0][:, :, None] == since[:, None, :]).any(axis=2)
+        near = without(np.where(shown, 0, place), np.zeros((len(place), 0), np.int64), pool)  # places, 0 = none
+        at = np.maximum(near - 1, 0)
+        items = np.where(near > 0, np.take_along_axis(state[0], at, axis=1), 0)
+        scores = np.where(near > 0, np.take_along_axis(state[1], at, axis=1), -np.inf)
+        return aggregate(items, scores, self.categories, self.settings.diversity, k)
+
+    def extra(self) -> dict[str, Any]:
+        return {} if self.categories is None else {"categories": np.asarray(self.categories).tolist()}
+
+    def restore_extra(self, extra: dict[str, Any]) -> None:
+        if "categories" in extra:
+            self.categories = np.array(extra["categories"], np.int64)
+
+    def _state(self, users: Ids, histories: Ids, exclude: Ids, depth: int) -> State:
+        items, scores = self.top(users, histories, exclude, depth)
+        return (items, scores) if self._diverse else (items,)
+
+    @property
+    def _diverse(self) -> bool:
+        return self.settings.diversity > 0
+
+    def _needs_categories(self, n_items: int | None = None) -> None:
+        if n_items is not None and self._diverse and self.categories is None:
+            raise ValueError(f"diversity is {self.settings.diversity} without categories; give one for each item")
+        if n_items is not None and self.categories is not None and len(self.categories) != n_items + 1:
+            raise ValueError(f"{len(self.categories)} categories for {n_items} items; give n_items + 1, row 0 unused")
+
+
+class ComiRecSA(ComiRec):
+    name = "comirec-sa"
+    network_type = AttentiveNetwork
+
+
+def squash(z: Tensor) -> Tensor:
+    """The same direction, length |z|^2 / (1 + |z|^2)."""
+    square = (z * z).sum(dim=-1, keepdim=True)
+    return z * (square / (1 + square) / (square + 1e-9).sqrt())
+
+
+def aggregate(
+    items: Ids, scores: NDArray[np.floating], categories: Ids, diversity: float, k: int
+) -> Ids:
+    """Greedily k of each row's items: each time the largest score + diversity * (items already chosen of other
+    categories). items (n, P) best first, 0 = none, with score -inf."""
+    n = len(items)
+    category = np.asarray(categories)[items]
+    value = np.asarray(scores, np.float64).copy()
+    chosen = np.zeros((n, k), np.int64)
+    row = np.arange(n)
+    for place in range(min(k, items.shape[1])):
+        best = value.argmax(axis=1)
+        left = value[row, best] > -np.inf
+        chosen[left, place] = items[row, best][left]
+        value[row, best] = -np.inf
+        value += diversity * (category != category[row, best][:, None])
+    return chosen
+
+
+def _gather(weights: Tensor, votes: Tensor) -> Tensor:
+    """weights (B, P, I, T), votes (B, I, T, d) -> (B, I, P, d)."""
+    return weights.transpose(1, 2) @ votes

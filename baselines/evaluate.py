@@ -1,0 +1,194 @@
+"""How good a recommender is offline: HR@k, NDCG@k and MRR by full ranking over all items, one target a user.
+
+Full ranking: every item competes, never a sample. Seen items are masked (as if never in the catalogue) with
+exclude="history". The rank of every user is kept, so two models can be compared user by user.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.base import Ids, Recommender
+from baselines.data import Validation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """ranks (n,): the 1-based place of the target in the user's list, 0 = not in it. The list has max(ks)
+    items, so MRR counts nothing below. `seconds` are CPU seconds."""
+
+    ranks: Ids
+    ks: tuple[int, ...]
+    seconds: float
+
+    @property
+    def n_users(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def hr(self) -> dict[int, float]:
+        return {k: float(hits(self.ranks, k).mean()) for k in self.ks}
+
+    @property
+    def ndcg(self) -> dict[int, float]:
+        return {k: float(gains(self.ranks, k).mean()) for k in self.ks}
+
+    @property
+    def mrr(self) -> float:
+        return float(np.divide(1.0, self.ranks, where=self.ranks > 0, out=np.zeros(self.n_users)).mean())
+
+
+class PairedDifference(NamedTuple):
+    """Mean of a - b over users, with a percentile bootstrap interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def evaluate(
+    recommender: Recommender,
+    users: Ids,
+    histories: Ids,
+    targets: Ids,
+    *,
+    exclude: Literal["history"] | Ids | None = None,
+    ks: Sequence[int] = (5, 10),
+    block: int = 256,
+) -> Evaluation:
+    """Ask for lists of max(ks) items and look for the targets. Raises ValueError without users."""
+    if not len(users) == len(histories) == len(targets) or not len(users):
+        raise ValueError(
+            f"{len(users)} users, {len(histories)} histories and {len(targets)} targets; "
+            "evaluation needs the same number of each, and at least one"
+        )
+    if isinstance(exclude, str) and exclude != "history":
+        raise ValueError(f"exclude is {exclude!r}; allowed: 'history', an array of item ids, or None")
+    started = time.process_time()
+    masked = histories if isinstance(exclude, str) else exclude
+    ranks = np.zeros(len(users), np.int64)
+    for start in range(0, len(users), block):
+        rows = slice(start, start + block)
+        hidden = np.zeros((len(users[rows]), 0), np.int64) if masked is None else masked[rows]
+        lists = recommender.recommend(users[rows], histories[rows], max(ks), hidden)
+        ranks[rows] = list_ranks(lists, targets[rows])
+    return Evaluation(ranks, tuple(ks), time.process_time() - started)
+
+
+def evaluate_split(recommender: Recommender, validation: Validation, ks: Sequence[int] = (5, 10)) -> Evaluation:
+    """evaluate() on the held-out items of a split, seen items masked as the split says."""
+    users, histories, targets, exclude_history = validation
+    exclude: Literal["history"] | None = "history" if exclude_history else None
+    return evaluate(recommender, users, histories, targets, exclude=exclude, ks=ks)
+
+
+def list_ranks(lists: Ids, targets: Ids) -> Ids:
+    """The 1-based place of each target in its list, 0 = not there.
+
+    >>> list_ranks(np.array([[4, 2], [7, 1]]), np.array([2, 3])).tolist()
+    [2, 0]
+    """
+    found = lists == targets[:, None]
+    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, 0)
+
+
+def hits(ranks: Ids, k: int) -> NDArray[np.float64]:
+    """1 where the target is among the first k, for each user."""
+    return ((ranks >= 1) & (ranks <= k)).astype(float)
+
+
+def gains(ranks: Ids, k: int) -> NDArray[np.float64]:
+    """1 / log2(rank + 1) where the target is among the first k: NDCG with one relevant item, for each user."""
+    return hits(ranks, k) / np.log2(np.maximum(ranks, 1) + 1)
+
+
+def paired_difference(
+    a: NDArray[np.float64], b: NDArray[np.float64], *, level: float = 0.95, n_draws: int = 2000, seed: int = 0
+) -> PairedDifference:
+    """Of two models' values (hits or gains) for the same users, in the same order."""
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"{len(a)} values against {len(b)}; a paired difference needs the same users")
+    difference = np.asarray(a, float) - b
+    generator = np.random.default_rng(seed)
+    # A draw of n users with replacement is a multinomial count over the distinct differences.
+    values, counts = np.unique(difference, return_counts=True)
+    drawn = generator.multinomial(len(a), counts / len(a), size=n_draws) @ values / len(a)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return PairedDifference(float(difference.mean()), float(low), float(high))
+
+
+def exact_ranks(vectors: Tensor, table: Tensor, targets: Tensor, exclude: Tensor) -> Tensor:
+    """The full rank of each target without a list: 1 + the items that score above it (or equal, with a smaller
+    id). 0 where the target itself is excluded.
+
+    vectors (B, d) or (B, I, d), table (n_items + 1, d), targets (B,), exclude (B, E) with 0 = none.
+    """
+    scores = interest_scores(vectors, table)
+    scores[:, 0] = -torch.inf
+    scores.scatter_(1, exclude, -torch.inf)
+    own = scores.gather(1, targets[:, None])
+    above = (scores > own).sum(dim=1)
+    if bool(((scores == own).sum(dim=1) > 1).any()):
+        smaller = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+        above += ((scores == own) & smaller).sum(dim=1)
+    return torch.where(own[:, 0] > -torch.inf, above + 1, 0)
+
+
+def interest_scores(vectors: Tensor, table: Tensor) -> Tensor:
+    """Inner products with all items, the maximum over interests where there are several: (B, n_items + 1)."""
+    if vectors.dim() == 2:
+        return vectors @ table.T
+    scores = vectors[:, 0] @ table.T
+    for interest in range(1, vectors.shape[1]):
+        torch.maximum(scores, vectors[:, interest] @ table.T, out=scores)
+    return scores
+
+
+def validator(
+    encode: Callable[[Tensor, Tensor], Tensor],
+    table: Callable[[], Tensor],
+    validation: Validation,
+    *,
+    k: int = 10,
+    max_length: int = 50,
+    block: int = 256,
+    max_users: int = 5000,
+    device: str = "cpu",
+) -> Callable[[], float]:
+    """A function that measures NDCG@k of the network as it is now, by exact full ranking.
+
+    encode(users (B,), items (B, L)) -> (B, d) or (B, I, d); table() -> (n_items + 1, d). Of more than
+    `max_users` users every so-many-th is measured, always the same. Users go in blocks of similar length.
+    """
+    from baselines.base import recent
+
+    n = len(validation.users)
+    chosen = np.arange(n) if n <= max_users else np.linspace(0, n - 1, max_users).astype(np.int64)
+    histories = validation.histories[chosen]
+    n_items = np.count_nonzero(histories, axis=1)
+    by_length = np.argsort(n_items, kind="stable")
+    parts = []
+    for start in range(0, len(by_length), block):
+        rows = by_length[start : start + block]
+        longest = max(1, int(n_items[rows].max()))
+        seen = histories[rows, :longest] if validation.exclude_history else np.zeros((len(rows), 1), np.int64)
+        part = (
+            validation.users[chosen][rows],
+            recent(histories[rows, :longest], min(longest, max_length)),
+            validation.targets[chosen][rows],
+            seen,
+        )
+        parts.append([torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in part])
+
+    @torch.no_grad()
+    def measure() -> float:
+        ranks = [exact_ranks(encode(u, h), table(), t, seen).cpu().numpy() for u, h, t, seen in parts]
+        return float(gains(np.concatenate(ranks), k).mean())
+
+    return measure

@@ -1,0 +1,99 @@
+"""Parts of a decoder: causal attention, feed-forward, the block, item and position embeddings.
+
+Batches are right-padded. Under causal attention a real slot sees only slots before it, all of them real, so
+there is no padding mask; what stands in pad slots is arbitrary and must not be read.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CausalAttention(nn.Module):
+    """Multi-head softmax attention of each slot to itself and those before it."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads")
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))  # each (B, H, T, d/H)
+        p = self.dropout if self.training else 0.0
+        return self.out(_join(F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)))
+
+    def at(self, x: Tensor, last: Tensor) -> Tensor:
+        """The row of slot last[b] of forward(x) alone, at a T-th of the cost: (B, 1, d).
+
+        Written out, because scaled_dot_product_attention with one query and two threads gives a row other last
+        bits in another place of the batch.
+        """
+        dim = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = self._split(F.linear(take(x, last), weight[:dim], bias[:dim]))
+        k, v = (self._split(part) for part in F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1))
+        unseen = torch.arange(x.shape[1], device=x.device) > last[:, None]
+        logits = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5  # (B, H, 1, T)
+        weights = logits.masked_fill(unseen[:, None, None], -torch.inf).softmax(dim=-1)
+        return self.out(_join(weights @ v))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim), nn.Dropout(dropout))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with residual dropout and a LayerNorm after the sum (post-norm)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, attention_dropout: float, expand: int = 4) -> None:
+        super().__init__()
+        self.attention = CausalAttention(dim, heads, attention_dropout)
+        self.feed_forward = FeedForward(dim, expand * dim, dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.norm1(x + self.drop(self.attention(x)))
+        y: Tensor = self.norm2(a + self.feed_forward(a))
+        return y
+
+    def at(self, x: Tensor, last: Tensor) -> Tensor:
+        """The row of slot last[b] of forward(x) in eval mode: (B, 1, d)."""
+        a = self.norm1(take(x, last) + self.attention.at(x, last))
+        y: Tensor = self.norm2(a + self.feed_forward(a))
+        return y
+
+
+def take(x: Tensor, last: Tensor) -> Tensor:
+    """Slot last[b] of each row: (B, T, d) -> (B, 1, d)."""
+    return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
+
+
+def last_slot(items: Tensor) -> Tensor:
+    """The slot of the last item of left-aligned rows, 0 for empty ones: (B, T) -> (B,)."""
+    return ((items != 0).sum(dim=1) - 1).clamp_min(0)
+
+
+def initialise(network: nn.Module, std: float = 0.02) -> None:
+    """Normal weights, zero biases, unit norms: as in BERT and the published sequential recommenders."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _join(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
