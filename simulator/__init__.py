@@ -1,0 +1,1 @@
+"""A simulated short-video service: people, videos, time."""

@@ -1,0 +1,274 @@
+"""How people respond to videos: affinity, watch time, actions, and what a feed does to them.
+
+Pure functions of (world, rows of the state, users, items) whose draws are keyed by (user, item, n-th exposure), so
+an answer depends neither on who else is in the call nor on where in a feed the video stands. All arithmetic is
+elementwise or a sum over the last axis. `absorb` is the one function here that changes the state.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from simulator.constants import ACTIONS
+from simulator.randomness import Purpose, unit, words
+from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, overnight, stays
+from simulator.state import FOLLOWS, PLAYS, SHOWN
+
+if TYPE_CHECKING:
+    from simulator.state import State
+    from simulator.world import World
+
+__all__ = [
+    "Arrivals",
+    "Response",
+    "absorb",
+    "affinity",
+    "arrivals",
+    "begin_session",
+    "gaps",
+    "overnight",
+    "reference_candidates",
+    "reference_scores",
+    "respond",
+    "stays",
+]
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+LIKE, PANEL, COMMENT, SHARE, PROFILE, FOLLOW_IN, FOLLOW_OUT, HATE = range(len(ACTIONS))
+_RESPONSE = np.array([Purpose.WATCH, Purpose.ACTION])[:, None, None]
+_LOG_30 = float(np.log(30.0))
+_BLOCK = 512  # rows whose rings are compared at once
+
+
+class Response(NamedTuple):
+    """What users did with a feed: (n, k) each. Nothing happens at an item 0."""
+
+    watch_ms: Ids
+    play: Flags
+    long_view: Flags
+    like: Flags
+    comment: Flags
+    share: Flags
+    follow: Flags
+    hate: Flags
+    panel_ms: Ids  # 0 = not opened
+    profile_ms: Ids  # 0 = not entered
+
+
+class Chances(NamedTuple):
+    """What is behind a response, for calibration: conditional probabilities along the drawn path."""
+
+    affinity: Floats
+    logits: Floats  # (actions, n, k) given the drawn watch state
+    condition: NDArray[np.int64]  # drawn watch state
+    entered: Flags  # drawn profile visit
+    opened: Flags  # drawn panel visit
+
+
+def affinity(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
+    """(n, k) how much each user would now enjoy each video; 0 is the mean under the reference policy."""
+    c = world.constants
+    direction = state.taste[users] + np.float32(c.short_term) * state.short[users]
+    match = (direction[:, None, :] * world.item_vector[items]).sum(-1).astype(np.float64)
+    tags = world.item_tag[items]
+    tired = state.satiation[users[:, None], tags].astype(np.float64)
+    after = world.tag_transition[state.last_tag[users][:, None], tags]
+    fan = c.follow_bonus * _follows(world, state, users, items)
+    return match + world.item_quality[items] + after - c.satiation * tired + fan - c.centre
+
+
+def respond(world: "World", state: "State", users: Ids, items: Ids) -> Response:
+    """What each user does with each video of the feed. Does not change the state."""
+    return respond_with_chances(world, state, users, items)[0]
+
+
+def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids) -> tuple[Response, Chances]:
+    """The response, and the probabilities that were behind it."""
+    real = items > 0
+    seen = exposures(state, users, items)
+    a = affinity(world, state, users, items)
+    draws = unit(words(world.seed, _RESPONSE, users[:, None], items, seen))  # (4, 2, n, k)
+    watch_ms, spare = _watch(world, users, items, a, seen, draws[:, 0])
+    duration_ms = world.item_duration_ms[items]
+    finished = watch_ms >= duration_ms
+    c = world.constants
+    long_view = (watch_ms >= c.long_ms) | (finished & (duration_ms >= c.play_ms))
+    condition = np.where(finished, 3, np.where(watch_ms >= c.long_ms, 2, (watch_ms >= 3000).astype(np.int64)))
+    logits = _action_logits(world, users, items, a, condition, shock=ndtri(draws[3, 0]))
+    done = _act(world, logits, draws[:, 1], spare)
+    done["follow"] &= ~_follows(world, state, users, items)
+    response = Response(
+        watch_ms=np.where(real, watch_ms, 0),
+        play=(watch_ms > c.play_ms) & real,
+        long_view=long_view & real,
+        **{name: flags & real if flags.dtype == np.bool_ else flags * real for name, flags in done.items()},
+    )
+    return response, Chances(a, logits, condition, response.profile_ms > 0, response.panel_ms > 0)
+
+
+def exposures(state: "State", users: Ids, items: Ids) -> Ids:
+    """(n, k) how often the user was shown the video, within the last SHOWN impressions."""
+    count = np.zeros(items.shape, np.int64)
+    for start in range(0, len(users), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        same = state.shown[users[part]][:, None, :] == items[part].astype(np.int32)[:, :, None]
+        row, slot = np.nonzero(same.any(-1))
+        count[start + row, slot] = same[row, slot].sum(-1)
+    count[items == 0] = 0
+    return count
+
+
+def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Response) -> None:
+    """Let the feed change its users: tired of tags, pleased or not, following, remembering. Users are unique."""
+    c = world.constants
+    real = items > 0
+    tags = world.item_tag[items]
+    tired = state.satiation[users] * np.float32(c.satiation_memory)
+    rows = np.arange(len(users))
+    for slot in range(items.shape[1]):
+        step = c.satiation_step * real[:, slot] + 1.0 * response.hate[:, slot]
+        tired[rows, tags[:, slot]] += step.astype(np.float32)
+    state.satiation[users] = tired
+
+    n_real = np.maximum(real.sum(-1), 1)
+    pleased = response.play.sum(-1) / n_real - world.user_expected[users]
+    pleased += 0.5 * (response.like | response.follow).sum(-1) / n_real
+    state.satisfaction[users] = (
+        c.satisfaction_memory * state.satisfaction[users] + (1 - c.satisfaction_memory) * pleased
+    )
+    _taste(world, state, users, items, tags, response.play)
+    _append(state.shown, state.n_shown, users, items, real, SHOWN)
+    _append(state.plays, state.n_plays, users, items, response.play, PLAYS)
+    if response.follow.any():
+        _append(state.follows, state.n_follows, users, world.item_author[items] + 1, response.follow, FOLLOWS)
+
+
+def reference_scores(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
+    """Scores of the reference policy: affinity blurred by a noise that is fixed for each user and video.
+
+    The noise is a sum of four uniforms (Irwin-Hall, scaled to the wanted deviation): close to normal, and cheap.
+    """
+    u = unit(words(world.seed, Purpose.REFERENCE_NOISE, users[:, None], items))
+    noise = (u[0] + u[1] + u[2] + u[3] - 2.0) * np.sqrt(3.0)
+    return affinity(world, state, users, items) + world.constants.reference_noise * noise
+
+
+def reference_candidates(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
+    """(n, c) videos that the reference policy compares at a request: drawn by reach, so some may come twice."""
+    number = np.arange(world.constants.reference_candidates)
+    counters = (users[:, None], sessions[:, None], requests[:, None] * 1024 + number)
+    u = unit(words(world.seed, Purpose.REFERENCE_CANDIDATE, *counters)[0])
+    return np.minimum(np.searchsorted(world.item_reach, u, side="left"), world.n_items).astype(np.int64)
+
+
+def _watch(
+    world: "World", users: Ids, items: Ids, a: Floats, seen: Ids, u: Floats
+) -> tuple[Ids, Floats]:
+    """Watch time in ms and a fresh uniform. A view is skipped, ends in the middle, or is finished (or replayed)."""
+    c = world.constants
+    log_d = world.item_log_duration[items]
+    curve = (log_d - 4.0) ** 2
+    lean = c.lean_affinity * a + world.user_offset[users][:, None] + c.repeat * (seen > 0)
+    p_skip = _sigmoid(c.skip_base + c.skip_duration * curve - c.skip_lean * lean)
+    p_finish = _sigmoid(c.finish_base + c.finish_duration * (log_d - _LOG_30) + c.finish_affinity * a)
+    skips, spare = _split(u[0], p_skip)
+    finishes, late = _split(u[1], p_finish)
+    duration_s = world.item_duration_ms[items] / 1000.0
+    z = ndtri(u[2])
+    sd = np.where(z < 0, c.skip_log_sd_low, c.skip_log_sd_high)
+    skip = c.skip_log_mean + c.skip_log_lean * lean + sd * z
+    middle = c.middle_log_mean + c.middle_duration * log_d + c.middle_curve * curve
+    middle += c.middle_log_lean * lean
+    broken_off = np.exp(np.where(skips, skip, middle + c.middle_log_sd * z))
+    p_replay = np.minimum(c.replay_s / duration_s, c.replay_most_often)
+    again = np.minimum(1.5 * (p_replay / late) ** c.replay_tail, c.replay_most)
+    once = 1.0 + np.minimum(c.overshoot_s * np.abs(z) / duration_s, 0.49)
+    ratio = np.where(late < p_replay, again, once)
+    whole = finishes & ~skips
+    seconds = np.where(whole, duration_s * ratio, np.minimum(broken_off, c.unfinished_at_most * duration_s))
+    return np.rint(1000.0 * seconds).astype(np.int64), spare
+
+
+def _action_logits(
+    world: "World", users: Ids, items: Ids, a: Floats, condition: NDArray[np.int64], shock: Floats
+) -> Floats:
+    c = world.constants
+    base = np.array(c.base)[:, condition]
+    people = world.user_actions[:, users][:, :, None]
+    videos = world.item_actions[:, items]
+    kappa = np.array(c.action_affinity)[:, None, None]
+    loading = np.array(c.action_shock)[:, None, None]
+    return base + people + videos + kappa * a + loading * shock
+
+
+def _act(world: "World", logits: Floats, u: Floats, spare: Floats) -> dict[str, NDArray]:
+    """Draw the actions. What is left of a uniform after a decision is a fresh uniform for the next one."""
+    c = world.constants
+    p = _sigmoid(logits)
+    opened, panel = _split(u[1], p[PANEL])
+    comments, panel = _split(panel, p[COMMENT])
+    entered, profile = _split(u[2], p[PROFILE])
+    follows, profile = _split(profile, np.where(entered, p[FOLLOW_IN], p[FOLLOW_OUT]))
+    return {
+        "like": u[0] < p[LIKE],
+        "comment": opened & comments,
+        "share": u[3] < p[SHARE],
+        "follow": follows,
+        "hate": spare < p[HATE],
+        "panel_ms": np.where(opened, _stay_ms(panel, c.panel_log_mean, c.panel_stay_sd), 0),
+        "profile_ms": np.where(entered, _stay_ms(profile, c.profile_log_mean, c.profile_stay_sd), 0),
+    }
+
+
+def _split(u: Floats, p: Floats) -> tuple[Flags, Floats]:
+    """Whether u < p, and where u lies inside its side: a uniform that is independent of the answer."""
+    yes = u < p
+    rest = np.where(yes, u, u - p) / np.where(yes, p, 1.0 - p)
+    return yes, np.clip(rest, 2.0**-40, 1.0 - 2.0**-40)
+
+
+def _stay_ms(u: Floats, log_mean: float, log_sd: float) -> Ids:
+    return np.clip(np.exp(log_mean + log_sd * ndtri(u)), 1, 600_000).astype(np.int64)
+
+
+def _follows(world: "World", state: "State", users: Ids, items: Ids) -> Flags:
+    """(n, k) does the user follow the author? Most users follow nobody: only the others are looked up."""
+    found = np.zeros(items.shape, np.bool_)
+    fans = np.flatnonzero(state.n_follows[users])
+    if len(fans):
+        authors = (world.item_author[items[fans]] + 1).astype(np.int32)
+        found[fans] = (state.follows[users[fans]][:, None, :] == authors[:, :, None]).any(-1)
+    return found
+
+
+def _taste(world: "World", state: "State", users: Ids, items: Ids, tags: Ids, play: Flags) -> None:
+    """Short-term interest moves to what was played; the last played tag and the day's diet are noted."""
+    memory = np.float32(world.constants.short_term_memory)
+    eaten = (world.item_vector[items] * play[:, :, None]).sum(1)
+    n_played = play.sum(-1)
+    mean = eaten / np.maximum(n_played, 1).astype(np.float32)[:, None]
+    some = (n_played > 0)[:, None]
+    short = state.short[users]
+    state.short[users] = np.where(some, memory * short + (1 - memory) * mean, short)
+    state.consumed[users] += eaten
+    state.n_consumed[users] += n_played.astype(np.float32)
+    last = play.shape[1] - 1 - np.argmax(play[:, ::-1], axis=1)
+    latest = tags[np.arange(len(users)), last]
+    state.last_tag[users] = np.where(n_played > 0, latest, state.last_tag[users])
+
+
+def _append(ring: NDArray, count: Ids, users: Ids, values: Ids, keep: Flags, width: int) -> None:
+    """Write the kept values of each row, in order, at the row's place in its ring."""
+    row, slot = np.nonzero(keep)
+    who = users[row]
+    place = count[who] + np.cumsum(keep, axis=1)[row, slot] - 1
+    ring[who, place % width] = values[row, slot]
+    count[users] += keep.sum(-1)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-x))

@@ -1,0 +1,136 @@
+"""Every number of the simulated world, with where it comes from.
+
+"Pure" is the KuaiRand-Pure standard log (25 April to 8 May 2022; tab 1 = single-column feed), "27K" the
+322-million-row KuaiRand-27K log, "Kwai-2018" a log of active users of 2018 (published aggregates). "solved" marks
+what `calibration.solve` found by simulation, "assumed" what no log tells.
+"""
+
+from dataclasses import dataclass, replace
+
+ACTIONS = ("like", "panel", "comment", "share", "profile", "follow_in", "follow_out", "hate")
+"""Rows of all per-action tables. `comment` is given that the panel is open; `follow_in` given that the profile was
+entered, `follow_out` given that it was not."""
+
+CONDITIONS = ("under 3 s", "3 s to long", "long, unfinished", "finished")
+"""Watch states on which the actions depend: columns of `Constants.base`."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The parameters of one profile of the world."""
+
+    # -- taste: affinity a = taste . vector + short-term . vector + transition + quality - satiation + follow - centre
+    n_tags: int = 47  # Pure, video features
+    tag_zipf: float = 1.41  # Pure, videos per tag
+    dims: int = 16  # assumed
+    taste_sd: float = 0.8  # of taste . vector over random pairs; assumed, bounded by the AUC of section `calibration`
+    interests: int = 5  # tags mixed into one taste; assumed
+    item_noise: float = 0.6  # share of a vector that its tag does not explain; assumed
+    quality_sd: float = 1.0  # solved: between-video CV .38 of valid play (Pure)
+    short_term: float = 0.5  # weight of the mean vector of recent plays; assumed
+    short_term_memory: float = 0.8  # per request
+    transition_sd: float = 0.35  # order signal: last played tag -> tag; assumed
+    satiation: float = 0.6  # affinity lost per unit of tag satiation; assumed
+    satiation_memory: float = 0.93  # per request, halved between sessions; assumed
+    satiation_step: float = 0.12  # added per impression of the tag; assumed
+    follow_bonus: float = 0.5  # affinity of a followed author; assumed
+    centre: float = 1.81  # solved: mean affinity 0 at the exposures of the reference policy
+    reference_noise: float = 0.9  # solved: valid play .494 under the reference policy, .176 under random slates
+    reference_candidates: int = 30  # videos that the reference policy compares for a feed; assumed
+    reach_slope: float = 0.55  # solved: the choice among candidates adds to it; exposures -.84, top 20 % .768, Pure pool
+    reach_quality: float = 0.5  # correlation of log reach and quality; assumed
+
+    # -- watching
+    play_ms: int = 7_000  # a valid play: watched more than 7 s (Pure: agrees with the flag on 97 % where shorter)
+    long_ms: int = 18_000
+    lean_affinity: float = 1.1  # lean = 1.1 affinity + user offset - 1.25 [repeat], in logits of a valid play
+    skip_lean: float = 1.65  # per unit of lean: skips and plays overlap, so more than 1 in logits of a skip
+    skip_base: float = -0.65  # solved
+    offset_sd: float = 0.857  # user valid-play logit, 27K
+    offset_activity: float = -0.50  # correlation with log activity, 27K
+    repeat: float = -1.25  # logits of a repeated video: valid play .450 -> .189, Pure
+    skip_duration: float = 0.130  # times (log(s) - 4)**2: one-minute videos hold best; this and the next fitted to Pure
+    skip_log_mean: float = 1.24
+    skip_log_lean: float = 0.35  # a disliked video is left sooner: mean watch 6.5 s under random exposure
+    skip_log_sd_low: float = 0.54  # below the median
+    skip_log_sd_high: float = 0.95  # above it
+    finish_base: float = -0.4
+    finish_duration: float = -1.114  # per log(duration / 30 s)
+    finish_affinity: float = 0.8
+    middle_log_mean: float = 0.10
+    middle_duration: float = 0.745  # per log(duration in s)
+    middle_curve: float = -0.086  # times (log(s) - 4)**2
+    middle_log_lean: float = 0.15
+    middle_log_sd: float = 0.764
+    unfinished_at_most: float = 0.98  # of the duration
+    overshoot_s: float = 1.7  # times |Z|: seconds into the second round before the swipe, Pure: median about 1.5 s
+    replay_s: float = 3.5  # P(watched 1.5 times | finished) = replay_s / duration, Pure: .31 .17 .08 .04 .02 by bin
+    replay_most_often: float = 0.33
+    replay_tail: float = 0.40  # Pure: 51 % of replays reach twice the duration, 14 % three times
+    replay_most: float = 8.0
+
+    # -- actions: rows ACTIONS, columns CONDITIONS (logits); starting values are the log-odds of Pure, tab 1; solved
+    base: tuple[tuple[float, ...], ...] = (
+        (-5.0, -4.4, -3.8, -3.1),
+        (-4.8617, -3.7827, -2.1627, -1.9349),
+        (-2.3245, -3.5062, -2.6542, -2.4771),
+        (-7.6663, -7.634, -6.9122, -6.8267),
+        (-4.7025, -4.5708, -3.6629, -3.2147),
+        (-4.8, -4.9, -4.9, -4.8),
+        (-9.0, -7.9, -7.8, -7.2),
+        (-7.5729, -7.0903, -7.3878, -7.0855),
+    )
+    action_affinity: tuple[float, ...] = (0.7, 0.6, 0.3, 0.8, 0.6, 0.3, 0.8, -0.6)  # per unit of affinity
+    action_shock: tuple[float, ...] = (2.0, 0.35, 0.6, 1.25, 0.6, 1.4, 2.0, 0.3)  # loading of the shared N(0, 1) shock
+    item_log_sd: tuple[float, ...] = (0.85, 0.80, 0.93, 1.35, 0.60, 0.80, 1.00, 0.70)  # Pure between-video CVs
+    gamma_shapes: tuple[float, ...] = (0.07, 0.115, 0.20, 0.045)  # like, comment, share, follow; Pure between-user CVs
+    panel_log_sd: float = 0.9  # user log-sd of opening the panel (part of the comment propensity)
+    profile_log_sd: float = 0.9
+    hate_log_sd: float = 1.5
+    panel_log_mean: float = 8.75  # panel stay quartiles 3.3 / 6.2 / 11.9 s, Pure
+    panel_stay_sd: float = 0.95
+    profile_log_mean: float = 9.1  # profile stay quartiles 3.5 / 9.1 / 21.6 s, Pure
+    profile_stay_sd: float = 1.36
+
+    # -- time: sessions, requests, days
+    satisfaction_memory: float = 0.7  # per request
+    stay_base: float = -0.15  # solved: 90 impressions per active user-day
+    stay_satisfaction: float = 1.5
+    stay_activity: float = 0.55  # per SD of log activity; solved: Kwai-2018 quantiles of plays per active day
+    stay_mood_sd: float = 1.9  # of a session; solved: Kwai-2018 quantiles of plays per active day
+    stay_elapsed: float = 0.01  # per minute of the session; assumed
+    extra_sessions: float = 1.5  # beyond the first of an active day; solved
+    sessions_activity: float = 0.65
+    candidates: int = 24  # common candidate sessions per user and day
+    gap_log_mean: float = 8.3  # ms between a feed's end and the next request: median 4 s; assumed
+    gap_log_sd: float = 1.2
+    # logit of being active by active days of the last 3: Kwai-2018 panel .05 .29 .51 .82
+    return_logits: tuple[float, float, float, float] = (-2.94, -0.90, 0.04, 1.52)
+    return_base: float = 0.108  # solved: 25 % of users active a day
+    return_activity: float = 0.25  # per SD of log activity; assumed
+    return_satisfaction: float = 0.05  # per SD of daily satisfaction; assumed, to be swept {0, .05, .2}
+    satisfaction_sd: float = 0.1
+    # what `fitting.glance` measures in a world of this profile that is on target; solved
+    glance_play: float = 0.5
+    glance_actions: tuple[float, ...] = (0.02, 0.05, 0.003, 0.001, 0.02, 0.0005, 0.001, 0.001)
+    drift_return: float = 0.0483  # half-life 14 days; assumed
+    drift_consumed: float = 0.02
+    drift_sd: float = 0.02
+    new_interest: float = 0.01  # chance per day; assumed
+
+
+HOUR_SHARES = (
+    3.30, 2.01, 1.28, 0.90, 0.81, 1.15, 2.13, 3.09, 3.58, 4.02, 4.48, 4.79,
+    5.28, 5.32, 4.80, 4.89, 5.15, 5.44, 5.85, 6.17, 6.61, 6.86, 6.78, 5.31,
+)  # fmt: skip
+"""Exposures by hour of the day in per cent, 27K."""
+
+WEEKDAYS = (0.973, 0.964, 0.960, 0.939, 0.977, 1.087, 1.068)
+"""Exposures by weekday, Monday first, 27K."""
+
+DURATION_QUANTILES = ((0.0, 5.0), (0.05, 10.4), (0.10, 13.2), (0.25, 27.5), (0.50, 72.2), (0.75, 158.8),
+                      (0.90, 262.0), (0.95, 313.0), (0.99, 482.0), (1.0, 900.0))  # fmt: skip
+"""(share, seconds) of video durations, exposure-weighted, Pure; the two ends are assumed."""
+
+PROFILES = {"default": Constants()}
+PROFILES["heavy"] = replace(PROFILES["default"], stay_base=2.5, extra_sessions=4.0)

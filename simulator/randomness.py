@@ -1,0 +1,127 @@
+"""Counter-based randomness: every draw is a pure function of (seed, purpose, counters).
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised in numpy.
+The 64-bit seed is the key; the counter holds three integers (for instance user, item, n-th exposure) and the
+purpose. There is no state: twins share luck, and a replay, another batch size or another shard sees the same
+numbers. Use another purpose for each independent draw at the same counters.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+Words = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)  # of counter words 0 and 2
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the two key words after each round
+_ROUNDS = 10
+_BLOCK = 8192  # draws whose words stay in the cache
+
+
+class Purpose(IntEnum):
+    """What a draw is for. The number is part of the counter: never reuse or renumber one."""
+
+    # building a world: (user or item, column)
+    USER_TRAITS = 1
+    USER_TASTE = 2
+    USER_TASTE_WEIGHT = 3
+    ITEM_TAG = 4
+    ITEM_DURATION = 5
+    ITEM_AUTHOR = 6
+    ITEM_UPLOAD = 7
+    ITEM_QUALITY = 8
+    ITEM_VECTOR = 9
+    TAG_VECTOR = 10
+    TAG_TRANSITION = 11
+    USER_SAMPLE = 12
+    ITEM_REACH = 13
+    # life: arrivals (user, day, candidate), leaving (user, session, request), responses (user, item, exposure)
+    PAST_ACTIVITY = 20
+    ACTIVE_DAY = 21
+    SESSION_ACCEPTED = 22
+    SESSION_START = 23
+    STAY = 24
+    GAP = 25
+    WATCH = 26
+    ACTION = 27
+    DRIFT = 28
+    NEW_INTEREST = 29
+    NEW_INTEREST_TAG = 30
+    SESSION_MOOD = 31
+    # policies: (user, item, 0) and (user, session x request, slot or candidate)
+    REFERENCE_NOISE = 40
+    REFERENCE_CANDIDATE = 41
+    SLOT_POLICY = 42
+    SLOT_ITEM = 43
+
+
+def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
+    """(4, ...) words of 32 bits for four counter words that broadcast, and two key words."""
+    c0, c1, c2, c3 = np.broadcast_arrays(*(_word(c) for c in counter))
+    out = np.empty((2, 2, c0.size), np.uint32)  # (even or odd words, first or second, draw)
+    for (half, place), word in zip(((0, 0), (1, 0), (0, 1), (1, 1)), (c0, c1, c2, c3), strict=True):
+        out[half, place] = word.reshape(-1)
+    for start in range(0, c0.size, _BLOCK):
+        _rounds(out[0, :, start : start + _BLOCK], out[1, :, start : start + _BLOCK], _schedule(*key))
+    return out.transpose(1, 0, 2).reshape(4, *c0.shape)
+
+
+def _rounds(even: Words, odd: Words, schedule: Sequence[Words]) -> None:
+    """Ten rounds in place. even: counter words 0 and 2, odd: 1 and 3; (2, m) each."""
+    wide, product = np.empty((2, 2, even.shape[1]), np.uint64)
+    halves = product.view(np.uint32).reshape(2, -1, 2)[::-1]  # of the other product: low, high (little endian)
+    low, high = halves[..., 0], halves[..., 1]
+    for keys in schedule:
+        np.copyto(wide, even)
+        np.multiply(wide, _MULTIPLIERS, out=product)
+        np.bitwise_xor(high, odd, out=even)
+        np.bitwise_xor(even, keys, out=even)
+        np.copyto(odd, low)
+
+
+@lru_cache(maxsize=64)
+def _schedule(k0: int, k1: int) -> tuple[Words, ...]:
+    """The two key words of each round, (2, 1) each."""
+    return tuple(
+        np.array([[(k0 + r * _WEYL[0]) & 0xFFFFFFFF], [(k1 + r * _WEYL[1]) & 0xFFFFFFFF]], np.uint32)
+        for r in range(_ROUNDS)
+    )
+
+
+def words(seed: int, purpose: ArrayLike, *counters: ArrayLike) -> Words:
+    """(4, ...) independent 32-bit words for up to three counters; `purpose` may be an array that broadcasts too."""
+    if len(counters) > 3:
+        raise ValueError(f"a draw has at most 3 counters, got {len(counters)}")
+    padded = (*counters, *(0,) * (3 - len(counters)))
+    return philox((*padded, purpose), (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+
+
+def bits(seed: int, purpose: int, *counters: ArrayLike) -> NDArray[np.uint64]:
+    """64 random bits for each counter."""
+    w = words(seed, purpose, *counters).astype(np.uint64)
+    return (w[0] << np.uint64(32)) | w[1]
+
+
+def uniform(seed: int, purpose: int, *counters: ArrayLike) -> Floats:
+    """A draw in the open interval (0, 1), on a grid of 2**52 midpoints."""
+    return ((bits(seed, purpose, *counters) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def normal(seed: int, purpose: int, *counters: ArrayLike) -> Floats:
+    """A standard normal draw by the inverse distribution function, so it is monotone in `uniform`."""
+    return ndtri(uniform(seed, purpose, *counters))
+
+
+def unit(word: Words) -> Floats:
+    """32-bit words as numbers in the open interval (0, 1), on a grid of 2**32 midpoints."""
+    return (word.astype(np.float64) + 0.5) * 2.0**-32
+
+
+def _word(counter: ArrayLike) -> Words:
+    """Counters as 32-bit words; a negative counter wraps around."""
+    return np.asarray(counter).astype(np.int64, copy=False).astype(np.uint32)

@@ -1,0 +1,129 @@
+"""When people come, how long they stay, and what a night does to them: arrivals, stays, gaps, overnight."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from simulator import constants
+from simulator.randomness import Purpose, normal, uniform, unit, words
+from warehouse.events import DAY_MS
+
+if TYPE_CHECKING:
+    from simulator.state import State
+    from simulator.world import World
+
+Ids = NDArray[np.int64]
+SESSIONS_PER_DAY = 1000  # session id = day * 1000 + candidate
+_PAST_DAYS = 40  # days of the return law that make the first midnight look like any other
+_HOURS = np.concatenate(([0.0], np.cumsum(constants.HOUR_SHARES) / sum(constants.HOUR_SHARES)))
+_HOUR_MS = DAY_MS // 24
+
+
+class Arrivals(NamedTuple):
+    """Sessions that start on one day, sorted by (start_ms, user)."""
+
+    users: Ids
+    sessions: Ids
+    start_ms: Ids  # since the start of the run
+
+
+def p_active(world: "World", active_days: NDArray[np.integer], satisfaction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The return law: chance of opening the app on a day, given the last three days."""
+    c = world.constants
+    logit = np.take(np.array(c.return_logits), active_days.sum(-1)) + world.user_return
+    return _sigmoid(logit + c.return_satisfaction * satisfaction / c.satisfaction_sd)
+
+
+def past_days(world: "World") -> NDArray[np.int8]:
+    """(n, 3) which of the three days before the first one were active, yesterday first."""
+    users = np.arange(world.n_users)
+    days = np.zeros((world.n_users, 3), np.int8)
+    nothing = np.zeros(world.n_users)
+    for day in range(_PAST_DAYS):
+        active = uniform(world.seed, Purpose.PAST_ACTIVITY, users, day) < p_active(world, days, nothing)
+        days = np.column_stack((active, days[:, :2])).astype(np.int8)
+    return days
+
+
+def arrivals(world: "World", state: "State", day: int) -> Arrivals:
+    """Sessions of a calendar day (0 = the first simulated one). An active day has at least one session.
+
+    A common candidate process is thinned: candidate 0 comes whenever the user is active that day, the others with
+    a chance that only depends on the user and the weekday, so two lives of a user meet again every day.
+    """
+    users = np.arange(world.n_users)
+    p = p_active(world, state.active_days, state.day_satisfaction)
+    active = users[uniform(world.seed, Purpose.ACTIVE_DAY, users, day) < p]
+    candidate = np.arange(world.constants.candidates)
+    chance = np.minimum(world.user_sessions[active] * constants.WEEKDAYS[day % 7], 0.95)
+    drawn = uniform(world.seed, Purpose.SESSION_ACCEPTED, active[:, None], day, candidate)
+    comes = drawn < np.where(candidate == 0, 1.0, chance[:, None])
+    row, number = np.nonzero(comes)
+    who = active[row]
+    at = np.interp(uniform(world.seed, Purpose.SESSION_START, who, day, number), _HOURS, np.arange(25) * _HOUR_MS)
+    start = day * DAY_MS + np.minimum(at.astype(np.int64), DAY_MS - 1)
+    order = np.lexsort((number, who, start))
+    return Arrivals(who[order], day * SESSIONS_PER_DAY + number[order], start[order])
+
+
+def stays(
+    world: "World", state: "State", users: Ids, sessions: Ids, requests: Ids, elapsed_ms: Ids
+) -> NDArray[np.bool_]:
+    """Does the user ask for another feed after this request? elapsed_ms: since the session began."""
+    c = world.constants
+    purposes = np.array([Purpose.STAY, Purpose.SESSION_MOOD])[:, None]
+    u = unit(words(world.seed, purposes, users, sessions, np.stack((requests, np.zeros_like(requests))))[0])
+    logit = world.user_stay[users] + c.stay_satisfaction * state.satisfaction[users]
+    logit += c.stay_mood_sd * ndtri(u[1]) - c.stay_elapsed * elapsed_ms / 60_000
+    return u[0] < _sigmoid(logit)
+
+
+def gaps(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
+    """Milliseconds between the end of a feed and the next request."""
+    c = world.constants
+    z = ndtri(uniform(world.seed, Purpose.GAP, users, sessions, requests))
+    return np.clip(np.exp(c.gap_log_mean + c.gap_log_sd * z), 200, 120_000).astype(np.int64)
+
+
+def begin_session(world: "World", state: "State", users: Ids) -> None:
+    """A break halves satiation and the short-term interest. Users are unique within a call."""
+    state.satiation[users] *= np.float32(0.5)
+    state.short[users] *= np.float32(0.5)
+    state.satisfaction[users] *= 0.5
+    state.active_today[users] = True
+
+
+def overnight(world: "World", state: "State", day: int) -> None:
+    """The end of a calendar day, for all users: tastes drift, satiation fades, the day is counted."""
+    c = world.constants
+    users = np.arange(world.n_users)
+    eaten = state.consumed / np.maximum(state.n_consumed, 1)[:, None]
+    shock = normal(world.seed, Purpose.DRIFT, users[:, None], day, np.arange(c.dims)).astype(np.float32)
+    state.taste[:] += (
+        np.float32(c.drift_return) * (world.user_taste - state.taste)
+        + np.float32(c.drift_consumed) * eaten
+        + np.float32(c.drift_sd) * shock
+    )
+    _new_interests(world, state, day)
+    today = state.active_today
+    state.day_satisfaction[:] = 0.7 * state.day_satisfaction + 0.3 * np.where(today, state.satisfaction, 0.0)
+    state.active_days[:] = np.column_stack((today, state.active_days[:, :2]))
+    state.satiation[:] *= np.float32(0.5)
+    state.consumed[:] = 0
+    state.n_consumed[:] = 0
+    state.active_today[:] = False
+
+
+def _new_interests(world: "World", state: "State", day: int) -> None:
+    """Once in a while a user falls for a new tag; the pull to the old tastes lets it fade again."""
+    c = world.constants
+    users = np.arange(world.n_users)
+    caught = users[uniform(world.seed, Purpose.NEW_INTEREST, users, day) < c.new_interest]
+    tag = (uniform(world.seed, Purpose.NEW_INTEREST_TAG, caught, day) * world.n_tags).astype(np.int64)
+    state.taste[caught] += np.float32(c.taste_sd) * world.tag_vector[tag]
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 / (1.0 + np.exp(-x))

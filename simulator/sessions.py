@@ -1,0 +1,115 @@
+"""Who is in the app right now: structure of arrays, one row a user, since a user has at most one session at a time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Rows = tuple[NDArray[np.generic], ...]
+
+FEED_LENGTH = 6
+"""Videos per request."""
+
+MEMORY_REQUESTS = 16
+"""Requests that one `begin` of a feed serves; a longer session is begun anew, so that a model never has to
+look past 100 videos shown since it encoded the user."""
+
+
+class Sessions:
+    """The sessions in flight, and for users without one the moment from which they may come again."""
+
+    def __init__(self, n_users: int) -> None:
+        self.session = np.full(n_users, -1, np.int64)  # id of the open session, -1 = not in the app
+        self.start_ts = np.zeros(n_users, np.int64)
+        self.busy_until = np.zeros(n_users, np.int64)  # in the app: the next request; else: end of the last session
+        self.request = np.zeros(n_users, np.int64)  # number of the next request
+        self.served = np.zeros(n_users, np.int64)  # requests answered since the feed's last `begin`
+        self.since = np.zeros((n_users, MEMORY_REQUESTS * FEED_LENGTH), np.int64)  # shown since then, 0 = none
+
+    def due(self, until: int) -> Ids:
+        """Users whose next request comes before `until`."""
+        return np.flatnonzero((self.session >= 0) & (self.busy_until < until))
+
+    def admit(self, users: Ids, ts: Ids) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which of these arrivals (in order of time) start a session now, and which have to wait for an answer.
+
+        An arrival of somebody who is still in a session is ignored. It waits while that cannot be known yet: the
+        user's session has a request before it, or an earlier arrival of the same user starts now.
+        """
+        inside, busy_until = self.session[users] >= 0, self.busy_until[users]
+        free = ~inside & (ts >= busy_until)
+        starts = np.zeros(len(users), np.bool_)
+        candidates = np.flatnonzero(free)
+        starts[candidates[np.unique(users[candidates], return_index=True)[1]]] = True
+        return starts, (free & ~starts) | (inside & (ts > busy_until))
+
+    def start(self, users: Ids, sessions: Ids, ts: Ids) -> None:
+        """Open a session: its first request is due at once."""
+        self.session[users] = sessions
+        self.start_ts[users] = self.busy_until[users] = ts
+        self.request[users] = 0
+        self.served[users] = MEMORY_REQUESTS  # no memory yet
+
+    def unprepared(self, users: Ids) -> NDArray[np.bool_]:
+        """Whether the feed has to `begin` before it can serve them: a new session, or a long one."""
+        return self.served[users] >= MEMORY_REQUESTS
+
+    def prepare(self, users: Ids) -> None:
+        """The feed has begun: from here on it is told what was shown since."""
+        self.served[users] = 0
+        self.since[users] = 0
+
+    def shown_since(self, users: Ids) -> Ids:
+        """(n, S) videos shown since `begin`, 0 = none; S is as long as the longest needs."""
+        width = int(self.served[users].max(initial=0)) * FEED_LENGTH
+        return self.since[users, :width]
+
+    def show(self, users: Ids, items: Ids) -> None:
+        """One more feed of each user has been served."""
+        columns = self.served[users, None] * FEED_LENGTH + np.arange(FEED_LENGTH)
+        self.since[users[:, None], columns] = items
+        self.served[users] += 1
+        self.request[users] += 1
+
+    def end(self, users: Ids, ts: Ids) -> None:
+        """They leave; before `ts` they cannot come again."""
+        self.session[users] = -1
+        self.busy_until[users] = ts
+
+
+class Memory:
+    """What one feed remembers of the users in session: rows of arrays that grow with the sessions in flight."""
+
+    def __init__(self, n_users: int) -> None:
+        self._slot = np.full(n_users, -1, np.int64)
+        self._free = np.zeros(0, np.int64)
+        self._arrays: Rows | None = None
+
+    def keep(self, users: Ids, rows: Rows) -> None:
+        """Remember one row a user, in place of what was known of them."""
+        new = users[self._slot[users] < 0]
+        if len(new) > len(self._free):
+            self._grow(len(new) - len(self._free), rows)
+        self._slot[new], self._free = self._free[: len(new)], self._free[len(new) :]
+        for array, row in zip(self._arrays or (), rows, strict=True):
+            array[self._slot[users]] = row
+
+    def of(self, users: Ids) -> Rows:
+        """The rows of these users, who all have one."""
+        slots = self._slot[users]
+        return tuple(array[slots] for array in self._arrays or ())
+
+    def forget(self, users: Ids) -> None:
+        """Make room."""
+        slots = self._slot[users]
+        self._free = np.concatenate((self._free, slots[slots >= 0]))
+        self._slot[users] = -1
+
+    def _grow(self, least: int, like: Rows) -> None:
+        used = int((self._slot >= 0).sum()) + len(self._free)
+        more = max(least, used, 64)
+        if self._arrays is None:
+            self._arrays = tuple(np.empty((0, *row.shape[1:]), row.dtype) for row in like)
+        self._arrays = tuple(
+            np.concatenate((array, np.zeros((more, *array.shape[1:]), array.dtype))) for array in self._arrays
+        )
+        self._free = np.concatenate((self._free, np.arange(used, used + more)))

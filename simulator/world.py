@@ -1,0 +1,137 @@
+"""World: the hidden truth of a simulated service. Who its users and videos are; nothing here changes in a life."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.constants import PROFILES, Constants
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class World:
+    """Users are 0 .. n_users - 1, videos 1 .. n_items; row 0 of every item array is padding.
+
+    Build one with `World.synthetic` or `World.from_log`. A model never sees it: only what is logged.
+    Action tables have one row for each of `constants.ACTIONS`, in logits.
+    """
+
+    seed: int
+    constants: Constants
+
+    item_author: Ids
+    item_tag: NDArray[np.int32]  # 0 .. n_tags - 1
+    item_duration_ms: Ids
+    item_uploaded_ts: Ids  # relative to the first midnight, so mostly negative
+    item_source_id: Ids
+    item_vector: Float32s  # (n_items + 1, d)
+    item_quality: Floats  # affinity
+    item_actions: Floats  # (actions, n_items + 1)
+    item_log_duration: Floats  # of seconds
+    item_reach: Floats  # (n_items + 1) cumulative share of what the platform puts forward, from 0 to 1
+
+    tag_vector: Float32s  # (n_tags, d)
+    tag_transition: Floats  # (n_tags + 1, n_tags) affinity of a tag after the last played tag; last row: no play yet
+
+    user_source_id: Ids
+    user_taste: Float32s  # (n_users, d) where tastes drift around
+    user_offset: Floats  # logits of a valid play
+    user_activity: Floats  # standard normal score of log activity
+    user_actions: Floats  # (actions, n_users)
+    user_sessions: Floats  # chance of each candidate session of an active day
+    user_stay: Floats  # logit of asking for another feed
+    user_return: Floats  # logit of an active day
+    user_expected: Floats  # plays per impression that leave the user neither pleased nor displeased
+    history: NDArray[np.int32]  # (n_users, 50) plays before the first day, oldest first, left-aligned, 0-padded
+    history_ts: Ids  # (n_users,) time of the last of them, 0 = none
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_source_id)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_author) - 1
+
+    @property
+    def n_tags(self) -> int:
+        return len(self.tag_vector)
+
+    @classmethod
+    def synthetic(cls, n_users: int, n_items: int = 20_000, seed: int = 0, profile: str = "default") -> Self:
+        """A world drawn from the published shapes of real logs. Seconds for 10,000 users.
+
+        >>> World.synthetic(50, n_items=300, seed=1).n_items
+        300
+        """
+        from simulator import fitting, population
+
+        _check_size("n_users", n_users, 1)
+        _check_size("n_items", n_items, 12)
+        drawn = population.draw(_constants(profile), n_users, n_items, seed)
+        return fitting.centred(cls(**drawn))
+
+    @classmethod
+    def from_log(
+        cls,
+        users: "pa.Table",
+        videos: "pa.Table",
+        impressions: "pa.Table",
+        histories: "pa.Table",
+        exposures: "pa.Table",
+        seed: int = 0,
+        n_users: int | None = None,
+        profile: str = "default",
+    ) -> Self:
+        """A world of real users and videos: tables as `warehouse.importers.read_kuairand` returns them.
+
+        `n_users` takes a seeded sample of the users that have a history; None takes them all. See `simulator.log`
+        for what is taken from which table. Raises ValueError where more users are asked for than there are.
+        """
+        from simulator import fitting, log
+
+        taken = log.draw(_constants(profile), users, videos, impressions, histories, exposures, seed, n_users)
+        return fitting.centred(cls(**taken))
+
+    def items_table(self) -> "pa.Table":
+        """The catalogue by the warehouse's `items` schema."""
+        columns: dict[str, Any] = {
+            "item": np.arange(1, self.n_items + 1),
+            "author": self.item_author[1:],
+            "tag": self.item_tag[1:],
+            "duration_ms": self.item_duration_ms[1:],
+            "uploaded_ts": self.item_uploaded_ts[1:],
+            "source_id": self.item_source_id[1:],
+        }
+        return _table("Item", columns)
+
+    def users_table(self) -> "pa.Table":
+        """The users by the warehouse's `users` schema."""
+        return _table("User", {"user": np.arange(self.n_users), "source_id": self.user_source_id})
+
+
+def _table(record: str, columns: dict[str, Any]) -> "pa.Table":
+    import pyarrow as pa
+
+    from warehouse import events, schema
+
+    return pa.table(columns).cast(schema.arrow_schema(getattr(events, record)))
+
+
+def _constants(profile: str) -> Constants:
+    if profile not in PROFILES:
+        raise LookupError(f"unknown profile {profile!r}; known profiles: {', '.join(sorted(PROFILES))}")
+    return PROFILES[profile]
+
+
+def _check_size(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; a world needs at least {least}")
