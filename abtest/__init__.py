@@ -1,0 +1,1 @@
+"""Online A/B experiments: assignment, exposure, metrics, statistics, reports, and the command line."""

@@ -1,0 +1,95 @@
+"""From moments to an Analysis: health checks first, then effects, correction and verdict.
+
+`Analysis.document()` is report.json: the one document from which every report is made.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from abtest.checks import Check, run_checks
+from abtest.effects import Effect, MomentsRow, Window, compare_all, totals_of, windows
+from abtest.experiment import Experiment
+from abtest.metrics import METRICS, Metric
+from abtest.verdict import Verdict, decide
+
+__all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that is known about an experiment. `settings` are those that the warehouse keeps of it.
+
+    Overlap, truth, versions and timings come from whoever ran it (`dataclasses.replace`).
+    """
+
+    settings: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+    exposed: Mapping[str, int]
+    checks: tuple[Check, ...]
+    effects: tuple[Effect, ...]
+    verdict: Verdict
+    candidate_overlap: Mapping[str, Any] | None = None
+    truth: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The analysis as plain values, ready for JSON: absent values are None, lifts fractions."""
+        unknown = dict.fromkeys(("seed", "n_users", "stage"))
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "experiment": {**unknown, **self.settings},
+            "verdict": self.verdict.document(),
+            "exposed": dict(self.exposed),
+            "checks": [check.document() for check in self.checks],
+            "metrics": [_metric_document(metric) for metric in self.metrics],
+            "effects": [effect.document() for effect in self.effects],
+            "candidate_overlap": self.candidate_overlap,
+            "truth": self.truth,
+            "versions": dict(self.versions),
+            "timings": dict(self.timings),
+        }
+
+
+def analyse(
+    settings: Mapping[str, Any],
+    moments: Iterable[MomentsRow],
+    *,
+    exposed: Mapping[str, int],
+    crossovers: int = 0,
+    metrics: Sequence[Metric] = METRICS,
+) -> Analysis:
+    """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
+
+    `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
+    of users that were dropped because they were seen in more than one arm.
+    """
+    experiment = Experiment.from_settings(settings)
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        raise ValueError(f"metrics {names} hold a name twice; names must differ")
+    totals = totals_of(moments, experiment, metrics)
+    checks = run_checks(experiment, totals, exposed, crossovers)
+    effects = compare_all(totals, experiment, metrics)
+    return Analysis(
+        settings=settings,
+        metrics=tuple(metrics),
+        exposed={arm.name: exposed.get(arm.name, 0) for arm in experiment.arms},
+        checks=tuple(checks),
+        effects=tuple(effects),
+        verdict=decide(experiment, checks, effects, metrics),
+    )
+
+
+def _metric_document(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "role": metric.role,
+        "direction": metric.direction,
+        "unit": metric.unit,
+        "margin": metric.margin,
+        "description": metric.description,
+    }

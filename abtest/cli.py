@@ -1,0 +1,172 @@
+"""The command `abtest`: each command parses, calls one function, prints its result."""
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+OK, FAILED, BAD_INPUT, CHECK_FAILED = 0, 1, 2, 3
+
+
+def exits(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn errors into one sentence and an exit code: 2 for bad input (ValueError, LookupError, OSError before
+    anything is written), 1 for a failure after that, 3 where a health check of the experiment failed."""
+
+    @functools.wraps(command)
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    def wrapper(debug: bool, **options: Any) -> None:
+        try:
+            sys.exit(command(**options))
+        except BadInputError as error:
+            code, shown = BAD_INPUT, error.__cause__ or error
+        except (RuntimeError, ValueError, LookupError, OSError, MemoryError) as error:
+            code, shown = FAILED, error
+        if debug:
+            traceback.print_exception(shown)
+        click.echo(f"abtest: {sentence(shown)}", err=True)
+        sys.exit(code)
+
+    return wrapper
+
+
+class BadInputError(Exception):
+    """Bad input, found before anything was written; its cause holds the sentence."""
+
+
+def checked(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function whose ValueError, LookupError or OSError is the user's to mend."""
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, LookupError, OSError) as error:
+        raise BadInputError from error
+
+
+def sentence(error: BaseException) -> str:
+    """The error as one line (a KeyError's text comes without its quotes)."""
+    text = error.args[0] if isinstance(error, LookupError) and error.args else error
+    return " ".join(str(text).split()) or type(error).__name__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="short-video-lab")
+def main() -> None:
+    """Online A/B experiments on a simulated short-video service.
+
+    \b
+    Examples:
+      abtest run --days 5 --arms comirec,recgpt
+      abtest analyze runs/experiment-1
+      abtest list
+    """
+
+
+@main.command()
+@click.option(
+    "--arms", help="Arms, the control first: names (abtest list), repeated names, NAME=package.module:Class."
+)
+@click.option("--days", type=int, help="Days of the experiment (default 5).")
+@click.option("--users", type=int, help="Users of the world (default 10,000).")
+@click.option("--warmup-days", type=int, help="Days before it, under the logging policy (default 5).")
+@click.option(
+    "--log", type=str, help="Folder of a KuaiRand log to build the world from (default: a synthetic world)."
+)
+@click.option("--seed", type=int, help="Seed of the world, the salt and the training (default 0).")
+@click.option("--split", help="Percent of users an arm, e.g. 50,50 (default: equal).")
+@click.option("--control", help="Name of the control arm (default: the first).")
+@click.option("--name", help="Name of the experiment (default: experiment).")
+@click.option("--out", help="Run folder, new or empty (default runs/NAME-N, the next free N).")
+@click.option(
+    "--stage",
+    help="retrieval: 50 candidates in front of the shared ranker (default); feed: the arm fills the feed.",
+)
+@click.option("--device", help="cpu (default), cuda or cuda:N.")
+@click.option("--epochs", type=int, help="Training budget of each model: epochs at most (default 12).")
+@click.option(
+    "--max-targets", type=int, help="Training budget of each model: targets an epoch (default 100,000)."
+)
+@click.option(
+    "--threads",
+    type=int,
+    help="Threads of the models and the database; part of what is reproduced (default 2).",
+)
+@click.option(
+    "--checkpoints", help="Folder of trained models to reuse and add to (default: inside the run folder)."
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@exits
+def run(config: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
+    """Simulate an experiment and report the lifts.
+
+    \b
+    Examples:
+      abtest run --days 5 --arms comirec,recgpt
+      abtest run --arms comirec,comirec --users 4000            # an A/A
+      abtest run --arms poprec,mine=mypackage.models:Mine --split 80,20
+      abtest run --log ../shared/data/kuairand --arms comirec,recgpt
+    """
+    from abtest.progress import Progress
+    from abtest.run import execute
+    from abtest.settings import claim_folder, prepare, settings_from
+
+    settings = checked(settings_from, config, flags)
+    plan = checked(prepare, settings)
+    folder = checked(claim_folder, settings)
+    analysis = execute(plan, folder, Progress(quiet=quiet))
+    return _show(analysis, as_json=as_json, footer=f"run folder: {folder}")
+
+
+@main.command()
+@click.argument("place", type=click.Path(path_type=Path))
+@click.option("--experiment", help="Name of the experiment, where the database holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print the document of report.json.")
+@exits
+def analyze(place: Path, experiment: str | None, as_json: bool) -> int:
+    """Analyse a recorded experiment again, from its run folder or database alone.
+
+    \b
+    Example:
+      abtest analyze runs/experiment-1
+    """
+    from abtest.run import analyse_place
+
+    return _show(checked(analyse_place, place, experiment), as_json=as_json)
+
+
+@main.command("list")
+@exits
+def list_() -> int:
+    """The models that an arm can name, and the metrics of a report.
+
+    \b
+    Example:
+      abtest list
+    """
+    from abtest.arms import known_models
+    from abtest.metrics import METRICS
+
+    for title, names in (("models", known_models()), ("metrics", [metric.name for metric in METRICS])):
+        click.echo(f"{title}:")
+        for name in names:
+            click.echo(f"  {name}")
+    return OK
+
+
+def _show(analysis: Any, *, as_json: bool, footer: str = "") -> int:
+    from abtest.report import print_report
+
+    if as_json:
+        click.echo(json.dumps(analysis.document(), indent=2, allow_nan=False))
+    else:
+        print_report(analysis)
+        if footer:
+            click.echo(footer)
+    return CHECK_FAILED if analysis.verdict.decision == "invalid" else OK

@@ -1,0 +1,252 @@
+"""The story of `abtest run`: a world, a warm-up, trained arms, an experiment, a report.
+
+`abtest.settings.prepare` has checked all that a user can get wrong; nothing was written before.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from abtest.arms import ArmFeed, candidate_overlap
+from abtest.checkpoints import fit_model
+from abtest.experiment import Experiment
+from abtest.manifest import manifest, versions, write_json
+from abtest.progress import Progress
+from abtest.settings import Plan, RunSettings
+from warehouse.events import DAY_MS
+
+if TYPE_CHECKING:
+    from baselines.ranker import Ranker
+    from simulator.world import World
+    from warehouse.store import Warehouse
+
+    from abtest.analysis import Analysis
+
+OVERLAP_USERS = 512
+
+
+def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
+    """Run the experiment in `folder` (which exists and is empty) and leave its reports there."""
+    from warehouse.store import Warehouse
+
+    from abtest.report import write_reports
+
+    settings, experiment = plan.settings, plan.experiment
+    write_json(folder / "manifest.json", manifest(plan))
+    with Warehouse.open(folder / "events.duckdb", threads=settings.threads) as warehouse:
+        with progress.stage("world"):
+            world = build_world(plan)
+            warehouse.record("world", items=world.items_table(), users=world.users_table())
+            record_histories(world, warehouse)
+        with progress.stage("warm-up"):
+            state = warm_up(world, warehouse, settings, progress)
+        with progress.stage("training"):
+            feeds = fit_arms(plan, world, warehouse, folder, progress)
+        with progress.stage("experiment"):
+            start_ts = settings.warmup_days * DAY_MS
+            warehouse.register(experiment.name, describe(plan, start_ts))
+            overlap = measure_overlap(feeds, experiment, state, start_ts)
+            live(world, state, warehouse, feeds, plan, progress)
+        with progress.stage("analysis"):
+            analysis = analyse_warehouse(warehouse, experiment.name)
+            event_hash = warehouse.event_hash()
+    analysis = replace(analysis, candidate_overlap=overlap, versions=versions(), timings=progress.timings)
+    write_reports(analysis, folder)
+    write_json(folder / "manifest.json", {**manifest(plan), "event_hash": event_hash, "finished": True})
+    return analysis
+
+
+def build_world(plan: Plan) -> "World":
+    """The synthetic world of the seed, or the world of the log."""
+    from simulator.world import World
+
+    if plan.log is None:
+        return World.synthetic(plan.settings.users, seed=plan.settings.seed)
+    log = plan.log
+    return World.from_log(
+        log.users,
+        log.videos,
+        log.impressions,
+        log.histories,
+        log.exposures,
+        seed=plan.settings.seed,
+        n_users=plan.settings.users,
+    )
+
+
+def record_histories(world: "World", warehouse: "Warehouse") -> None:
+    """Write the logged histories of a world from a log as plays before the start, in their order.
+
+    The log gives their order but no times: play j of n is dated n - j minutes before the run begins.
+    """
+    import pyarrow as pa
+    from warehouse.schema import arrow_schema
+
+    from warehouse.events import Event, Kind
+
+    user, rank = np.nonzero(world.history)
+    if not len(user):
+        return
+    length = (world.history > 0).sum(axis=1)
+    ts = -60_000 * (length[user] - rank)
+    columns = {
+        "ts": ts,
+        "ingest_ts": ts,
+        "user": user,
+        "session": np.full(len(user), -1),
+        "request": rank,
+        "item": world.history[user, rank],
+        "position": np.zeros(len(user)),
+        "kind": np.full(len(user), Kind.play),
+        "value": np.ones(len(user)),
+    }
+    schema = arrow_schema(Event)
+    arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype())) for field in schema]
+    warehouse.record("histories", events=pa.Table.from_arrays(arrays, schema=schema))
+
+
+def warm_up(world: "World", warehouse: "Warehouse", settings: RunSettings, progress: Progress) -> Any:
+    """Days under the logging policy, recorded like any others: training data for the arms and the ranker."""
+    from simulator.platform import Platform
+    from simulator.policies import LoggingPolicy
+
+    def everyone_together(users: np.ndarray) -> np.ndarray:
+        return np.zeros(len(users), dtype=np.int64)
+
+    platform = Platform(
+        world,
+        [LoggingPolicy(world)],
+        everyone_together,
+        Recorder(warehouse, "warm-up"),
+        progress=progress.simulated,
+    )
+    return platform.run(settings.warmup_days)
+
+
+class Recorder:
+    """Gives the blocks of a phase their batch ids: `warm-up-0`, `warm-up-1`, ..."""
+
+    def __init__(self, warehouse: "Warehouse", phase: str) -> None:
+        self._warehouse, self._phase, self._n = warehouse, phase, 0
+
+    def __call__(self, **tables: Any) -> None:
+        self._warehouse.record(f"{self._phase}-{self._n}", **tables)
+        self._n += 1
+
+
+def fit_arms(
+    plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress
+) -> list[ArmFeed]:
+    """Train each model once on what the warehouse recorded, and put it before the shared ranker."""
+
+    from baselines.base import Interactions
+
+    settings = plan.settings
+    log = warehouse.interactions()
+    interactions = Interactions.from_arrays(
+        log["user"].to_numpy(), log["item"].to_numpy(), log["ts"].to_numpy(), world.n_users, world.n_items
+    )
+    ranker = fit_ranker(world, warehouse)
+    names = list(dict.fromkeys(arm.model for arm in plan.experiment.arms))
+    fitted = {}
+    for i, model in enumerate(names):
+
+        def report(detail: str, fraction: float, done: int = i) -> None:
+            progress.update(detail, (done + fraction) / len(names))
+
+        fitted[model] = fit_model(model, interactions, settings, folder, report)
+    return [ArmFeed(fitted[arm.model], ranker, stage=settings.stage) for arm in plan.experiment.arms]
+
+
+def fit_ranker(world: "World", warehouse: "Warehouse") -> "Ranker":
+    """The ranking stage that all arms share, from the impressions of the warm-up alone."""
+    from baselines.ranker import ItemFeatures, Ranker
+
+    seen = warehouse.impressions()
+    return Ranker().fit(
+        seen["user"].to_numpy(),
+        seen["item"].to_numpy(),
+        seen["ts"].to_numpy(),
+        seen["play"].to_numpy(),
+        n_users=world.n_users,
+        features=ItemFeatures(
+            world.item_tag, world.item_author, world.item_duration_ms, world.item_uploaded_ts
+        ),
+    )
+
+
+def measure_overlap(
+    feeds: list[ArmFeed], experiment: Experiment, state: Any, start_ts: int
+) -> dict[str, Any]:
+    """How alike the arms' candidates are for the same users at the start of the experiment."""
+    users = np.arange(min(OVERLAP_USERS, len(state.n_plays)), dtype=np.int64)
+    histories = state.histories(users)
+    shares = candidate_overlap(
+        feeds, users, histories, state.recently_shown(users), np.full(len(users), start_ts)
+    )
+    names = [arm.name for arm in experiment.arms]
+    pairs = [
+        {"arms": [names[i], names[j]], "share": shares[i][j]}
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    ]
+    return {"candidates": 50, "users": len(users), "pairs": pairs}
+
+
+def live(
+    world: "World", state: Any, warehouse: "Warehouse", feeds: list[ArmFeed], plan: Plan, progress: Progress
+) -> None:
+    """The days of the experiment: users are assigned by hash and served by their arm."""
+    from simulator.platform import Platform
+
+    settings, experiment = plan.settings, plan.experiment
+    platform = Platform(
+        world,
+        feeds,
+        experiment.assign,
+        Recorder(warehouse, "live"),
+        state=state,
+        start_day=settings.warmup_days,
+        experiment=experiment.name,
+        arm_names=[arm.name for arm in experiment.arms],
+        progress=progress.simulated,
+    )
+    platform.run(settings.days)
+
+
+def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
+    """What the warehouse keeps of an experiment: all that a later analysis needs."""
+    settings = plan.settings
+    return {
+        **plan.experiment.settings(),
+        "seed": settings.seed,
+        "n_users": settings.users,
+        "stage": settings.stage,
+        "start_ts": start_ts,
+    }
+
+
+def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
+    """Moments from the database, then checks, effects, correction and verdict; needs no simulator."""
+    from abtest.analysis import analyse, windows
+
+    settings = warehouse.experiment(name)
+    return analyse(
+        settings,
+        warehouse.moments(settings["name"], windows(settings["days"])),
+        exposed=warehouse.exposed(settings["name"]),
+        crossovers=warehouse.crossovers(settings["name"]),
+    )
+
+
+def analyse_place(place: Path, name: str | None = None) -> "Analysis":
+    """Analyse a run folder or a database file again. LookupError where there is no such experiment."""
+    from warehouse.store import Warehouse
+
+    database = place / "events.duckdb" if place.is_dir() else place
+    if not database.exists():
+        raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
+    with Warehouse.open(database, read_only=True) as warehouse:
+        return replace(analyse_warehouse(warehouse, name), versions=versions())

@@ -1,0 +1,160 @@
+"""What `abtest run` can be told, and the checks that come before anything is written."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from abtest.arms import STAGES, parse_arms
+from abtest.experiment import Arm, Experiment
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What `abtest run` can be told; a TOML file uses these names, the command line has dashes in them."""
+
+    arms: str = "comirec,recgpt"
+    days: int = 5
+    users: int = 10_000
+    warmup_days: int = 5
+    log: str | None = None
+    seed: int = 0
+    split: str | None = None
+    control: str | None = None
+    name: str = "experiment"
+    out: str | None = None
+    stage: str = "retrieval"
+    device: str = "cpu"
+    epochs: int = 12
+    max_targets: int = 100_000
+    threads: int = 2
+    checkpoints: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run whose settings have been checked, and the log that it starts from, read."""
+
+    settings: RunSettings
+    experiment: Experiment
+    log: Any
+
+
+def settings_from(path: Path | None, flags: Mapping[str, Any]) -> RunSettings:
+    """Defaults, overlaid by the TOML file, overlaid by the flags that were given (those not None)."""
+    settings = RunSettings()
+    known = {field.name: type(getattr(settings, field.name)) for field in fields(RunSettings)}
+    if path is not None:
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid TOML: {error}") from error
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        for key, value in found.items():
+            if key not in known:
+                raise ValueError(
+                    f"{path}: unknown setting {key!r}; known settings: {', '.join(sorted(known))}"
+                )
+            wanted = int if known[key] is int else str
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise ValueError(
+                    f"{path}: {key} = {value!r} is not {'a whole number' if wanted is int else 'text'}"
+                )
+        settings = replace(settings, **found)
+    return replace(settings, **{key: value for key, value in flags.items() if value is not None})
+
+
+def prepare(settings: RunSettings) -> Plan:
+    """Check the settings and read the log. ValueError or LookupError names the first thing that is wrong."""
+    for key, least in (
+        ("days", 1),
+        ("users", 2),
+        ("warmup_days", 1),
+        ("epochs", 1),
+        ("max_targets", 1),
+        ("threads", 1),
+    ):
+        value = getattr(settings, key)
+        if value < least:
+            raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
+    if not 0 <= settings.seed < 2**63:
+        raise ValueError(f"seed is {settings.seed}; it must be a whole number from 0 to 2^63 - 1")
+    if settings.stage not in STAGES:
+        raise ValueError(f"unknown stage {settings.stage!r}; known stages: {', '.join(STAGES)}")
+    specs = parse_arms(settings.arms)
+    control = settings.control or specs[0].name
+    weights = _weights(settings.split, len(specs))
+    _check_device(settings.device)
+    experiment = Experiment(
+        name=settings.name,
+        arms=tuple(Arm(spec.name, spec.model, weight) for spec, weight in zip(specs, weights, strict=True)),
+        control=control,
+        days=settings.days,
+        salt=f"{settings.name}-{settings.seed}",
+    )
+    log = None
+    if settings.log is not None:
+        from warehouse.importers import read_kuairand
+
+        log = read_kuairand(Path(settings.log))
+    return Plan(settings, experiment, log)
+
+
+def claim_folder(settings: RunSettings) -> Path:
+    """Make the run folder: `--out`, or the next free runs/NAME-N. It must be new or empty."""
+    if settings.out is None:
+        parent = Path("runs")
+        n = 1
+        while True:
+            folder = parent / f"{settings.name}-{n}"
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                n += 1
+            except OSError as error:
+                raise ValueError(f"cannot write run folder {folder}: {error.strerror}") from error
+    folder = Path(settings.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"run folder {folder} is in use (not empty); give a new --out or remove it")
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write run folder {folder}: {error.strerror}; give another --out") from error
+    return folder
+
+
+def _weights(split: str | None, n_arms: int) -> list[float]:
+    if split is None:
+        return [1 / n_arms] * n_arms
+    try:
+        percents = [float(part) for part in split.split(",")]
+    except ValueError:
+        raise ValueError(f"split {split!r} is not percents with commas between them, e.g. 50,50") from None
+    if len(percents) != n_arms:
+        raise ValueError(
+            f"split {split!r} has {len(percents)} parts for {n_arms} arms; give one percent an arm"
+        )
+    if min(percents) <= 0 or abs(sum(percents) - 100) > 1e-9:
+        raise ValueError(
+            f"split {split!r} sums to {sum(percents):g}; positive percents that sum to 100 are allowed"
+        )
+    return [percent / 100 for percent in percents]
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ValueError(f"unknown device {device!r}; allowed: cpu, cuda, cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"device {device!r} is not there; this machine has no CUDA GPU, use --device cpu"
+            )

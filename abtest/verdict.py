@@ -1,0 +1,171 @@
+"""Ship or not: one decision from the checks and the deciding effects, with its reasons in words.
+
+`invalid` where a check failed. A treatment can be shipped when a goal won, none lost, and every guardrail is
+shown to be non-inferior; it is refused when a goal lost and none won (a guardrail shown to be worse than its
+margin counts as a loss). Of several treatments that can be shipped it is the one with most goals won; only
+when all are refused is the decision `do_not_ship`. All else is `keep_running`. What won or lost is said by
+Holm's adjusted p over all goals and treatments.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from abtest.checks import Check
+from abtest.effects import Effect
+from abtest.experiment import Experiment
+from abtest.metrics import Metric
+from abtest.report.numbers import lift_text, p_value, percent
+
+Decision = Literal["ship", "do_not_ship", "keep_running", "invalid"]
+RANK: tuple[Decision, ...] = ("ship", "keep_running", "do_not_ship")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision, why, and the treatment to ship where there is one."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    treatment: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The verdict as report.json holds it."""
+        return {**asdict(self), "reasons": list(self.reasons)}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What the deciding effects say about one treatment."""
+
+    treatment: str
+    won: list[Effect]
+    lost: list[Effect]
+    undecided: list[Effect]
+    unsafe: list[Effect]  # guardrails shown to be worse than their margins
+    unproven: list[Effect]  # guardrails not shown to be non-inferior
+
+    @property
+    def decision(self) -> Decision:
+        if self.won and not (self.lost or self.unsafe or self.unproven):
+            return "ship"
+        if (self.lost or self.unsafe) and not self.won:
+            return "do_not_ship"
+        return "keep_running"
+
+
+def decide(
+    experiment: Experiment, checks: Sequence[Check], effects: Sequence[Effect], metrics: Sequence[Metric]
+) -> Verdict:
+    """The decision over all treatments."""
+    failed = [check for check in checks if check.status == "failed"]
+    if failed:
+        reasons = [f"Check {check.name} failed: {check.detail}." for check in failed]
+        reasons.append("No effect of this experiment can be trusted before the cause is found.")
+        return Verdict("invalid", tuple(reasons))
+    declared = {metric.name: metric for metric in metrics}
+    deciding = [effect for effect in effects if effect.window == (1, experiment.days)]
+    cases = [
+        _case([e for e in deciding if e.treatment == arm.name], arm.name, declared, experiment.alpha)
+        for arm in experiment.treatments
+    ]
+    cases.sort(key=lambda case: (RANK.index(case.decision), -len(case.won), _smallest_p(case.won)))
+    best = cases[0]
+    n_tests = sum(len(case.won) + len(case.lost) + len(case.undecided) for case in cases)
+    reasons = [reason for case in cases for reason in _reasons(case, declared, n_tests)]
+    if len(cases) > 1:
+        reasons.insert(0, _choice(cases))
+    if any(case.decision == "keep_running" and case.undecided for case in cases):
+        reasons.append(
+            "Could have been detected means: with probability 0.8, by a single test at"
+            f" {experiment.alpha:g}{'; the correction asks for somewhat more' if n_tests > 1 else ''}."
+        )
+    return Verdict(best.decision, tuple(reasons), best.treatment if best.decision == "ship" else None)
+
+
+def _case(effects: list[Effect], treatment: str, declared: Mapping[str, Metric], alpha: float) -> _Case:
+    goals = [e for e in effects if e.role == "goal"]
+    guardrails = [e for e in effects if e.role == "guardrail"]
+    decided = [e for e in goals if e.p_adjusted is not None and e.p_adjusted < alpha]
+    won = [e for e in decided if _gain(e.difference, declared[e.metric]) > 0]
+    return _Case(
+        treatment,
+        won,
+        [e for e in decided if e not in won],
+        [e for e in goals if e not in decided],
+        [e for e in guardrails if _is_unsafe(e, declared[e.metric])],
+        [e for e in guardrails if not _is_safe(e, declared[e.metric])],
+    )
+
+
+def _gain(value: float | None, metric: Metric) -> float:
+    """The value counted in the good direction."""
+    assert value is not None, metric
+    return value if metric.direction == "up" else -value
+
+
+def _is_safe(effect: Effect, metric: Metric) -> bool:
+    """Non-inferior: the whole interval lies on the good side of the margin. No interval is no proof."""
+    if effect.lift_ci is None or metric.margin is None:
+        return False
+    return min(_gain(end, metric) for end in effect.lift_ci) > -metric.margin
+
+
+def _is_unsafe(effect: Effect, metric: Metric) -> bool:
+    if effect.lift_ci is None or metric.margin is None:
+        return False
+    return max(_gain(end, metric) for end in effect.lift_ci) < -metric.margin
+
+
+def _smallest_p(effects: list[Effect]) -> float:
+    return min((e.p_adjusted for e in effects if e.p_adjusted is not None), default=1.0)
+
+
+def _choice(cases: list[_Case]) -> str:
+    """How several treatments come to one decision."""
+    best = cases[0]
+    if best.decision == "ship":
+        others = [case.treatment for case in cases[1:] if case.decision == "ship"]
+        if not others:
+            return f"Ship {best.treatment}, the only treatment that can be shipped."
+        return (
+            f"Ship {best.treatment}, though {' and '.join(others)} could be shipped as well: it won more"
+            " goals, or as many with a smaller p (the treatments were not compared with each other)."
+        )
+    if best.decision == "do_not_ship":
+        return "Every treatment lost."
+    return "No treatment can be shipped yet, and not all have lost."
+
+
+def _reasons(case: _Case, declared: Mapping[str, Metric], n_tests: int) -> list[str]:
+    arm = case.treatment
+    reasons = [f"{arm} wins {_finding(e)}." for e in case.won]
+    reasons += [f"{arm} loses {_finding(e)}." for e in case.lost]
+    if case.won and case.lost:
+        reasons.append(f"{arm} both wins and loses goals: people must weigh them.")
+    for e in case.unproven:
+        margin = percent(declared[e.metric].margin, sign=False)
+        word = "is worse than" if e in case.unsafe else "is not shown to stay within"
+        reasons.append(f"{arm}: guardrail {e.metric} {word} its margin of {margin}: {_lift(e)}.")
+    if not (case.won or case.lost):
+        counted = f"after correction for {n_tests} tests" if n_tests > 1 else "beyond chance"
+        reasons.append(f"{arm}: no goal differs from the control {counted}.")
+        reasons += [f"{arm}: {_open(e, declared[e.metric])}." for e in case.undecided]
+    return reasons
+
+
+def _finding(effect: Effect) -> str:
+    return f"{effect.metric}: {_lift(effect)}, adjusted p {p_value(effect.p_adjusted)}"
+
+
+def _open(effect: Effect, metric: Metric) -> str:
+    if effect.p is None:
+        return f"{effect.metric} cannot be judged ({effect.reason})"
+    if effect.mde is None:
+        return f"{_finding(effect)} ({effect.reason})"
+    least = percent(effect.mde if metric.direction == "up" else -effect.mde)
+    return f"{_finding(effect)}; {effect.metric} could have been detected from {least} on"
+
+
+def _lift(effect: Effect) -> str:
+    return lift_text(effect.lift, effect.lift_ci, effect.level)

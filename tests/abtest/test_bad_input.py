@@ -1,0 +1,98 @@
+"""Bad input ends in one sentence, exit code 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+from conftest import abtest
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--arms", "comirec,recgtp"], ["recgtp", "Did you mean 'recgpt'"]),
+        (["--arms", "a=poprec,a=comirec"], ["'a'", "twice"]),
+        (["--arms", "comirec"], ["two arms"]),
+        (["--arms", "poprec,x=nowhere.at_all:Model"], ["nowhere.at_all"]),
+        (["--arms", "poprec,x=json:Nothing"], ["Nothing"]),
+        (["--days", "0"], ["days is 0", "1 or more"]),
+        (["--users", "0"], ["users is 0"]),
+        (["--users", "-5"], ["users is -5"]),
+        (["--warmup-days", "0"], ["warmup-days is 0"]),
+        (["--split", "50,40"], ["sums to 90"]),
+        (["--split", "50,x"], ["'50,x'"]),
+        (["--split", "50,25,25"], ["3 parts for 2 arms"]),
+        (["--control", "nobody"], ["nobody"]),
+        (["--seed", "-1"], ["seed is -1"]),
+        (["--stage", "ranking"], ["ranking", "retrieval, feed"]),
+        (["--device", "tpu"], ["tpu"]),
+        (["--log", "no/such/log"], ["no/such/log"]),
+    ],
+)
+def test_one_sentence_and_exit_code_2(flags: list[str], words: list[str], tmp_path: Path) -> None:
+    result = abtest("run", *flags, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_with_a_broken_file_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "kuairand_pure_log_0425_0508.parquet").write_text("not parquet")
+    result = abtest("run", "--log", str(log), "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("days = ", ["not valid TOML"]),
+        ("dayz = 3", ["unknown setting 'dayz'"]),
+        ("days = 'three'", ["days", "whole number"]),
+        ("days = 0", ["days is 0"]),
+    ],
+)
+def test_a_broken_configuration_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(text)
+    result = abtest("run", "--config", str(config), "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_win_over_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("days = 0\n")
+    result = abtest("run", "--config", str(config), "--days", "1", "--users", "0", "--out", str(tmp_path / "run"))
+    assert "users is 0" in result.stderr
+
+
+def test_a_run_folder_in_use_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = abtest("run", "--arms", "poprec,poprec", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert "in use" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_unwritable_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = abtest("run", "--arms", "poprec,poprec", "--out", str(tmp_path / "file" / "run"))
+    assert result.exit_code == 2
+    assert "cannot write run folder" in result.stderr
+
+
+def test_analysing_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = abtest("analyze", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no database" in result.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = abtest("run", "--days", "0", "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr

@@ -1,0 +1,128 @@
+"""`abtest run` from the command line to the report, checked against plain SQL over its database."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from conftest import SMALL, abtest
+
+from abtest.metrics import METRICS
+from warehouse.events import DAY_MS
+
+PER_USER = """
+    select x.arm, x.user,
+           count(*) filter (e.kind = 1) impressions, count(*) filter (e.kind = 2) plays,
+           count(*) filter (e.kind = 5) comments, count(*) filter (e.kind = 6) shares,
+           count(*) filter (e.kind = 7) follows, coalesce(sum(e.value) filter (e.kind = 1), 0) watch_ms,
+           count(distinct case when e.kind = 1 then e.ts // {day} end) active_days
+    from exposures x left join events e
+      on e.user = x.user and e.ts >= x.first_ts and e.ts >= {start} and e.ts < {end}
+    where x.first_ts < {end}
+    group by all
+"""
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+def steady(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in ("timings", "versions")}
+
+
+def test_the_report_has_every_key_of_its_contract(finished_run: Path) -> None:
+    document = report(finished_run)
+    assert set(document) >= {
+        *("schema_version", "experiment", "exposed", "checks", "effects", "candidate_overlap", "verdict"),
+        *("truth", "versions", "timings"),
+    }
+    assert set(document["experiment"]) >= {"name", "arms", "days", "seed", "n_users", "salt", "stage"}
+    windows = {(effect["window"]["from"], effect["window"]["to"]) for effect in document["effects"]}
+    assert windows == {(1, 1), (2, 2), (1, 2)}
+    assert {effect["metric"] for effect in document["effects"]} == {metric.name for metric in METRICS}
+    assert (finished_run / "report.md").read_text().startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("metric", "column", "scale"),
+    [
+        ("comments", "comments", 1),
+        ("shares", "shares", 1),
+        ("plays", "plays", 1),
+        ("follows", "follows", 1),
+        ("watch_s", "watch_ms", 1000),
+        ("impressions", "impressions", 1),
+        ("active_days", "active_days", 1),
+    ],
+)
+def test_counts_means_and_differences_equal_plain_sql_to_the_last_digit(
+    finished_run: Path, metric: str, column: str, scale: int
+) -> None:
+    with duckdb.connect(str(finished_run / "events.duckdb"), read_only=True) as db:
+        for effect in (e for e in report(finished_run)["effects"] if e["metric"] == metric):
+            start = DAY_MS * effect["window"]["from"]  # one day of warm-up
+            end = DAY_MS * (1 + effect["window"]["to"])
+            rows = db.execute(
+                f"select arm, count(*), sum({column})::double / count(*) / {scale}"
+                f" from ({PER_USER.format(start=start, end=end, day=DAY_MS)}) group by arm"
+            ).fetchall()
+            found = {arm: (n, mean) for arm, n, mean in rows}
+            control, treatment = found[effect["control"]], found[effect["treatment"]]
+            assert (effect["n_control"], effect["n_treatment"]) == (control[0], treatment[0])
+            assert (effect["control_mean"], effect["treatment_mean"]) == (control[1], treatment[1])
+            assert effect["difference"] == treatment[1] - control[1]
+
+
+def test_a_run_has_both_arms_and_real_engagement(finished_run: Path) -> None:
+    exposed = report(finished_run)["exposed"]
+    assert set(exposed) == {"poprec", "comirec"}
+    assert min(exposed.values()) > 50
+    plays = next(e for e in report(finished_run)["effects"] if e["metric"] == "plays")
+    assert plays["control_mean"] > 1
+
+
+def test_the_same_seed_gives_the_same_report_and_events_and_another_seed_does_not(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("again", "0"), ("other", "1")):
+        result = abtest(
+            "run", "--arms", "poprec,comirec", *SMALL, "--seed", seed, "--out", str(tmp_path / name)
+        )
+        assert result.exit_code in (0, 3), result.output
+    assert steady(report(tmp_path / "again")) == steady(report(finished_run))
+    hashes = [json.loads((f / "manifest.json").read_text())["event_hash"] for f in (finished_run, *tmp_path.iterdir())]
+    assert len(set(hashes)) == 2
+
+
+def test_two_names_of_one_model_share_a_checkpoint_and_are_an_a_a(tmp_path: Path) -> None:
+    result = abtest("run", "--arms", "comirec,comirec", *SMALL, "--out", str(tmp_path / "aa"))
+    assert result.exit_code in (0, 3), result.output
+    assert len(list((tmp_path / "aa/checkpoints").iterdir())) == 1
+    document = report(tmp_path / "aa")
+    assert [arm["name"] for arm in document["experiment"]["arms"]] == ["comirec", "comirec-2"]
+    assert document["candidate_overlap"]["pairs"][0]["share"] == 1
+
+
+def test_analyze_repeats_the_report_from_the_database_alone(finished_run: Path) -> None:
+    result = abtest("analyze", str(finished_run), "--json")
+    assert result.exit_code in (0, 3), result.output
+    assert json.loads(result.stdout)["effects"] == report(finished_run)["effects"]
+
+
+def test_an_own_model_is_an_arm_by_its_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mymodels.py").write_text(
+        "import numpy as np\n"
+        "class Newest:\n"
+        "    def fit(self, interactions, progress=None):\n"
+        "        self.items = np.arange(interactions.n_items, 0, -1)\n"
+        "        return self\n"
+        "    def recommend(self, users, histories, k, exclude):\n"
+        "        return np.stack([self.items[~np.isin(self.items, row)][:k] for row in exclude])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = abtest("run", "--arms", "poprec,mine=mymodels:Newest", *SMALL, "--stage", "feed", "--out", "own")
+    assert result.exit_code in (0, 3), result.output
+    assert set(report(tmp_path / "own")["exposed"]) == {"poprec", "mine"}

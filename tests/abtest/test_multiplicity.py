@@ -1,0 +1,77 @@
+"""Holm's correction against statsmodels, its matching intervals, and its error rate."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from abtest.stats.means import Estimate, compare
+from abtest.stats.multiplicity import holm
+
+p_values = st.lists(st.floats(0, 1) | st.floats(0, 0.06), min_size=1, max_size=12)
+
+
+@given(p_values)
+def test_adjusted_p_and_decisions_equal_those_of_statsmodels(p: list[float]) -> None:
+    found = holm(p, 0.05)
+    _, adjusted, _, _ = multipletests(p, 0.05, method="holm")
+    assert [test.p_adjusted for test in found] == pytest.approx(list(adjusted), rel=1e-12)
+    assert [test.rejected for test in found] == [value < 0.05 for value in adjusted]
+
+
+@given(p_values)
+def test_the_level_of_an_interval_matches_the_decision(p: list[float]) -> None:
+    for value, test in zip(p, holm(p, 0.05), strict=True):
+        if abs(value - test.alpha) > 1e-12:
+            assert test.rejected == (value < test.alpha)
+
+
+def test_naive_rank_levels_would_disagree_with_the_step_down_stop() -> None:
+    """With .026 and .03 nothing is rejected, so both get .025; levels by rank would give .03 a level of .05."""
+    assert [(test.rejected, test.alpha) for test in holm([0.026, 0.03], 0.05)] == [(False, 0.025)] * 2
+
+
+def test_rejected_tests_get_the_level_of_their_rank_and_others_what_is_left() -> None:
+    found = holm([0.2, 0.001, 0.01], 0.06)
+    assert [test.rejected for test in found] == [False, True, True]
+    assert [test.alpha for test in found] == pytest.approx([0.06, 0.02, 0.03])
+
+
+def test_a_test_without_p_counts_and_is_not_rejected() -> None:
+    found = holm([0.02, None], 0.05)
+    assert [test.p_adjusted for test in found] == [0.04, None]
+    assert [test.rejected for test in found] == [True, False]
+    assert [test.alpha for test in found] == [0.025, 0.05]
+
+
+def test_no_tests_are_no_answers() -> None:
+    assert holm([]) == []
+
+
+@given(p_values, st.randoms())
+def test_the_order_of_tests_does_not_matter(p: list[float], random: object) -> None:
+    order = list(range(len(p)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    found, shuffled = holm(p), holm([p[i] for i in order])
+    assert [found[i].p_adjusted for i in order] == [test.p_adjusted for test in shuffled]
+
+
+def test_intervals_exclude_0_exactly_when_the_adjusted_p_is_below_alpha() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        arms = [(Estimate(80, 1.0, 0.01), Estimate(90, rng.normal(1.25, 0.2), 0.01)) for _ in range(5)]
+        tests = holm([compare(*pair).p for pair in arms])
+        for pair, test in zip(arms, tests, strict=True):
+            low, high = compare(*pair, alpha=test.alpha).lift_ci or (0, 0)
+            assert (low > 0 or high < 0) == (test.p_adjusted is not None and test.p_adjusted < 0.05)
+
+
+def test_any_false_rejection_happens_in_at_most_5_percent_of_families() -> None:
+    """4,000 families of 5 correlated true nulls; fails by chance with probability below 1e-6."""
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(4000, 5)) + 0.5 * rng.normal(size=(4000, 1))
+    p = 2 * stats.norm.sf(np.abs(z) / np.sqrt(1.25))
+    false = sum(any(test.rejected for test in holm(list(row))) for row in p)
+    assert false <= stats.binom.ppf(1 - 1e-6, 4000, 0.05)
