@@ -1,0 +1,1 @@
+"""RecGPT: pre-training, personalised prompts, prompt-tuning, two-step recall."""

@@ -1,0 +1,126 @@
+"""What each stage adds: the same users' ranks after pre-training, after prompt-tuning, and with the second step.
+
+Two stages differ in few users, so each row counts them: whose target entered the list, and whose left it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from baselines import load_model
+from baselines.base import Ids, Progress, silent
+from baselines.data import Split, Validation
+from baselines.evaluate import evaluate_split, gains, hits
+from baselines.sequential import SequentialRecommender
+from baselines.training import TrainingSettings
+from recgpt.recall import split_ranks
+from recgpt.recommender import RecGPT, RecGPTSettings
+
+KS = (5, 10)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison. ranks[k] (n,): the rank of each user's target in the list of k items, 0 = not in it.
+
+    recall[k]: the (m, n) of that list, where it has two steps. seconds: CPU time of training and ranking.
+    """
+
+    model: str
+    stage: str
+    ranks: dict[int, Ids]
+    recall: dict[int, tuple[int, int]]
+    seconds: float
+
+    def hr(self, k: int) -> float:
+        return float(hits(self.ranks[k], k).mean())
+
+    def ndcg(self, k: int) -> float:
+        return float(gains(self.ranks[k], k).mean())
+
+    def discordant(self, before: "Row", k: int) -> tuple[int, int]:
+        """Users whose target is in this row's list of k only, and in the other row's only."""
+        here, there = self.ranks[k] > 0, before.ranks[k] > 0
+        return int((here & ~there).sum()), int((there & ~here).sum())
+
+
+def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """JSON values: a dictionary for each row; `gained_k` and `lost_k` are against the RecGPT stage before it."""
+    found = []
+    for row, before in zip(rows, [None, *rows], strict=False):
+        line: dict[str, Any] = {"model": row.model, "stage": row.stage}
+        for k in KS:
+            line |= {f"hr@{k}": row.hr(k), f"ndcg@{k}": row.ndcg(k)}
+        line |= {"n_users": len(row.ranks[KS[0]]), "seconds": round(row.seconds, 2)}
+        if row.recall:
+            line["recall"] = {str(k): {"m": m, "n": n} for k, (m, n) in row.recall.items()}
+        if before is not None and row.model.startswith("recgpt") and before.model.startswith("recgpt"):
+            for k in KS:
+                line[f"gained@{k}"], line[f"lost@{k}"] = row.discordant(before, k)
+        found.append(line)
+    return found
+
+
+def train_and_measure(
+    name: str,
+    split: Split,
+    held_out: Validation,
+    *,
+    training: TrainingSettings,
+    settings: RecGPTSettings | None = None,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Rows of one model by name, trained on split.train and chosen on split.valid. RecGPT has a row for each stage."""
+    if name == "recgpt":
+        return _stages(split, held_out, training, settings or RecGPTSettings(), progress)
+    started = time.process_time()
+    kind = load_model(name)
+    model: Any
+    if issubclass(kind, SequentialRecommender):
+        model = kind(training=training).fit(split.train, progress, validation=split.valid)
+    else:
+        model = kind().fit(split.train, progress)
+    evaluation = evaluate_split(model, held_out, KS)
+    ranks = {k: np.where(evaluation.ranks <= k, evaluation.ranks, 0) for k in KS}
+    return [Row(name, "fit", ranks, {}, time.process_time() - started)]
+
+
+def measure(model: RecGPT, held_out: Validation, *, already_s: float = 0.0) -> list[Row]:
+    """Rows of a fitted RecGPT: recgpt:pretrain, or, where it is tuned, recgpt:tuned (one step) and recgpt (two)."""
+    started = time.process_time()
+    hidden = held_out.histories if held_out.exclude_history else held_out.histories[:, :0]
+    rankings = model.rankings(held_out.users, held_out.histories, hidden, max(KS))
+    splits = {k: model.split(k) for k in KS}
+    one_step = {k: split_ranks(*rankings, held_out.targets, k, 0) for k in KS}
+    two_step = {k: split_ranks(*rankings, held_out.targets, *splits[k]) for k in KS}
+    seconds = already_s + time.process_time() - started
+    if not model.tuned:
+        return [Row("recgpt:pretrain", "pretrain", one_step, {}, seconds)]
+    return [
+        Row("recgpt:tuned", "tune, one step", one_step, {}, seconds),
+        Row("recgpt", "tune, two steps", two_step, splits, seconds),
+    ]
+
+
+def _stages(
+    split: Split,
+    held_out: Validation,
+    training: TrainingSettings,
+    settings: RecGPTSettings,
+    progress: Progress,
+) -> list[Row]:
+    """The same weights as RecGPT(settings, training).fit, stopped after stage 1 for a look."""
+    started = time.process_time()
+    model = RecGPT(settings, training)
+    n_pretrain, n_tune = model.stage_epochs()
+    model.settings, model.training = replace(settings, tune_share=0.0), replace(training, epochs=n_pretrain)
+    model.fit(split.train, progress, validation=split.valid)
+    rows = measure(model, held_out, already_s=time.process_time() - started)
+    if n_tune:
+        model.settings, model.training = settings, replace(training, epochs=n_tune)
+        model.tune(split.train, progress, validation=split.valid)
+        rows += measure(model, held_out, already_s=time.process_time() - started)
+    return rows

@@ -1,0 +1,94 @@
+"""Stage 2: prompt-tuning, next-item prediction on sequences that hold the model's own prompts.
+
+All weights train, as in the authors' code, and prompts come from the weights of the moment. Which slots learn is
+`prompt_slot_loss`: in the paper real items only (`none`), although step 2 of the recall reads a prompt's slot.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baselines.batches import Batch
+from baselines.sequential import LossSettings, NextItemLoss
+from baselines.training import Loss
+from recgpt.model import Decoder
+from recgpt.prompts import MAX_PROMPTS, PROMPTERS, SLOT_LOSSES, Augmented
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How sequences are augmented: `n_prompts` is the paper's K. A sequence's prompts are generated anew when they
+    are `prompt_refresh` steps old; 1 is every time. `prompt_repeats`: a prompt may be an item of the history."""
+
+    prompts: str = "parallel"
+    n_prompts: int = 1
+    prompt_slot_loss: str = "skip"
+    prompt_refresh: int = 1
+    prompt_repeats: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prompts not in PROMPTERS:
+            raise ValueError(f"prompts {self.prompts!r} is unknown; known prompts: {', '.join(PROMPTERS)}")
+        if not 0 <= self.n_prompts <= MAX_PROMPTS:
+            raise ValueError(f"K = {self.n_prompts} prompts between two items; K must be 0 to {MAX_PROMPTS}")
+        if self.prompt_slot_loss not in SLOT_LOSSES:
+            known = ", ".join(SLOT_LOSSES)
+            raise ValueError(f"prompt_slot_loss {self.prompt_slot_loss!r} is unknown; known: {known}")
+        if self.prompt_refresh < 1:
+            raise ValueError(f"prompt_refresh is {self.prompt_refresh} steps; it must be at least 1")
+
+
+def tuning_loss(decoder: Decoder, settings: LossSettings, prompts: PromptSettings) -> Loss:
+    """The mean loss of a batch over the slots that learn. With K = 0 this is fine-tuning without prompts."""
+    ranking = NextItemLoss(settings)
+    source = PromptSource(decoder, prompts)
+
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        made = source.augment(batch)
+        h = decoder(made.items, batch.users, positions=made.positions, segments=made.segments, mask=made.mask)
+        learning = made.targets > 0
+        return ranking(h[learning], decoder.table(), made.targets[learning], generator)
+
+    return loss
+
+
+class PromptSource:
+    """Puts prompts into batches, and remembers a sequence's prompts for `prompt_refresh` steps."""
+
+    def __init__(self, decoder: Decoder, settings: PromptSettings) -> None:
+        self._decoder, self._settings = decoder, settings
+        self._step = 0
+        self._remembered: dict[tuple[int, bytes], tuple[int, Tensor]] = {}
+
+    def augment(self, batch: Batch) -> Augmented:
+        self._step += 1
+        prompts = self._generate(batch) if self._settings.prompt_refresh == 1 else self._remember(batch)
+        weave = PROMPTERS[self._settings.prompts].weave
+        return weave(batch.items, batch.targets, prompts, slot_loss=self._settings.prompt_slot_loss)
+
+    def _generate(self, batch: Batch) -> Tensor:
+        return PROMPTERS[self._settings.prompts].generate(
+            self._decoder,
+            batch.users,
+            batch.items,
+            self._settings.n_prompts,
+            open_end=self._settings.prompt_slot_loss == "next",
+            repeats=self._settings.prompt_repeats,
+        )
+
+    def _remember(self, batch: Batch) -> Tensor:
+        """Prompts of the batch; only rows whose prompts are missing or too old are generated."""
+        lengths = (batch.items > 0).sum(1).tolist()
+        rows = batch.items.cpu().numpy()
+        keys = [
+            (user, row[:n].tobytes())
+            for user, row, n in zip(batch.users.tolist(), rows, lengths, strict=True)
+        ]
+        newest_stale = self._step - self._settings.prompt_refresh
+        stale = [i for i, key in enumerate(keys) if self._remembered.get(key, (0,))[0] <= newest_stale]
+        if stale:
+            made = self._generate(Batch(*(column[stale] for column in batch)))
+            for i, row in zip(stale, made, strict=True):
+                self._remembered[keys[i]] = (self._step, row[: lengths[i]])
+        return torch.nn.utils.rnn.pad_sequence([self._remembered[key][1] for key in keys], batch_first=True)
