@@ -29,7 +29,7 @@ BLOCK_ROWS = 64
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """An arm as asked for: its name in reports, the model behind it (a known name or package.module:Class)."""
+    """An arm as asked for: its name in reports, and a known model or package.module:Class."""
 
     name: str
     model: str
@@ -159,7 +159,7 @@ class ArmFeed:
         """(n, k) candidates of the model, best first."""
         if isinstance(self.recommender, StatefulRecommender):
             return self.recommender.retrieve(memory, k, since)
-        histories, shown = memory
+        histories, shown = (rows.astype(np.int64) for rows in memory)
         return _in_blocks(self.recommender, users, histories, np.hstack([shown, since]), k)
 
 

@@ -14,8 +14,8 @@ OK, FAILED, BAD_INPUT, CHECK_FAILED = 0, 1, 2, 3
 
 
 def exits(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn errors into one sentence and an exit code: 2 for bad input (ValueError, LookupError, OSError before
-    anything is written), 1 for a failure after that, 3 where a health check of the experiment failed."""
+    """Turn errors into one sentence and an exit code: 2 for bad input, which is found before anything is
+    written, 1 for a failure after that, 3 where a health check of the experiment failed."""
 
     @functools.wraps(command)
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

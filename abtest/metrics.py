@@ -4,6 +4,7 @@ A metric reads columns of a user's totals, as the warehouse sums them: `n_<kind>
 `watch_ms`, `session_ms`, `panel_ms`, `profile_ms` and `active_days`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +54,11 @@ class Metric:
     def columns(self) -> tuple[str, ...]:
         """The columns of the totals that it reads."""
         return (self.numerator,) if self.denominator is None else (self.numerator, self.denominator)
+
+
+def columns_of(metrics: Iterable[Metric]) -> list[str]:
+    """The columns that these metrics read, each once: what to ask the warehouse for."""
+    return list(dict.fromkeys(column for metric in metrics for column in metric.columns))
 
 
 def _goal(name: str, numerator: str, description: str, *, scale: int = 1, unit: str = "per user") -> Metric:

@@ -18,20 +18,18 @@ from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
+    from abtest.analysis import Analysis
     from baselines.ranker import Ranker
     from simulator.world import World
     from warehouse.store import Warehouse
-
-    from abtest.analysis import Analysis
 
 OVERLAP_USERS = 512
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     """Run the experiment in `folder` (which exists and is empty) and leave its reports there."""
-    from warehouse.store import Warehouse
-
     from abtest.report import write_reports
+    from warehouse.store import Warehouse
 
     settings, experiment = plan.settings, plan.experiment
     write_json(folder / "manifest.json", manifest(plan))
@@ -82,9 +80,9 @@ def record_histories(world: "World", warehouse: "Warehouse") -> None:
     The log gives their order but no times: play j of n is dated n - j minutes before the run begins.
     """
     import pyarrow as pa
-    from warehouse.schema import arrow_schema
 
     from warehouse.events import Event, Kind
+    from warehouse.schema import arrow_schema
 
     user, rank = np.nonzero(world.history)
     if not len(user):
@@ -140,7 +138,6 @@ def fit_arms(
     plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress
 ) -> list[ArmFeed]:
     """Train each model once on what the warehouse recorded, and put it before the shared ranker."""
-
     from baselines.base import Interactions
 
     settings = plan.settings
@@ -157,6 +154,7 @@ def fit_arms(
             progress.update(detail, (done + fraction) / len(names))
 
         fitted[model] = fit_model(model, interactions, settings, folder, report)
+        report(f"{model} is trained", 1.0)
     return [ArmFeed(fitted[arm.model], ranker, stage=settings.stage) for arm in plan.experiment.arms]
 
 
@@ -172,7 +170,7 @@ def fit_ranker(world: "World", warehouse: "Warehouse") -> "Ranker":
         seen["play"].to_numpy(),
         n_users=world.n_users,
         features=ItemFeatures(
-            world.item_tag, world.item_author, world.item_duration_ms, world.item_uploaded_ts
+            world.item_tag.astype(np.int64), world.item_author, world.item_duration_ms, world.item_uploaded_ts
         ),
     )
 
@@ -231,11 +229,12 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
 def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
     """Moments from the database, then checks, effects, correction and verdict; needs no simulator."""
     from abtest.analysis import analyse, windows
+    from abtest.metrics import METRICS, columns_of
 
     settings = warehouse.experiment(name)
     return analyse(
         settings,
-        warehouse.moments(settings["name"], windows(settings["days"])),
+        warehouse.moments(settings["name"], windows(settings["days"]), columns=columns_of(METRICS)),
         exposed=warehouse.exposed(settings["name"]),
         crossovers=warehouse.crossovers(settings["name"]),
     )

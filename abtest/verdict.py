@@ -141,6 +141,8 @@ def _reasons(case: _Case, declared: Mapping[str, Metric], n_tests: int) -> list[
     arm = case.treatment
     reasons = [f"{arm} wins {_finding(e)}." for e in case.won]
     reasons += [f"{arm} loses {_finding(e)}." for e in case.lost]
+    if case.won and not case.lost:
+        reasons.append(f"No goal of {arm} lost.")
     if case.won and case.lost:
         reasons.append(f"{arm} both wins and loses goals: people must weigh them.")
     for e in case.unproven:

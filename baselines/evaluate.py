@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.base import Ids, Recommender
+from baselines.base import Ids, Recommender, recent
 from baselines.data import Validation
 
 
@@ -81,7 +81,9 @@ def evaluate(
     return Evaluation(ranks, tuple(ks), time.process_time() - started)
 
 
-def evaluate_split(recommender: Recommender, validation: Validation, ks: Sequence[int] = (5, 10)) -> Evaluation:
+def evaluate_split(
+    recommender: Recommender, validation: Validation, ks: Sequence[int] = (5, 10)
+) -> Evaluation:
     """evaluate() on the held-out items of a split, seen items masked as the split says."""
     users, histories, targets, exclude_history = validation
     exclude: Literal["history"] | None = "history" if exclude_history else None
@@ -104,7 +106,7 @@ def hits(ranks: Ids, k: int) -> NDArray[np.float64]:
 
 
 def gains(ranks: Ids, k: int) -> NDArray[np.float64]:
-    """1 / log2(rank + 1) where the target is among the first k: NDCG with one relevant item, for each user."""
+    """1 / log2(rank + 1) where the target is among the first k (NDCG with one relevant item), a user each."""
     return hits(ranks, k) / np.log2(np.maximum(ranks, 1) + 1)
 
 
@@ -124,8 +126,8 @@ def paired_difference(
 
 
 def exact_ranks(vectors: Tensor, table: Tensor, targets: Tensor, exclude: Tensor) -> Tensor:
-    """The full rank of each target without a list: 1 + the items that score above it (or equal, with a smaller
-    id). 0 where the target itself is excluded.
+    """The full rank of each target without a list: 1 + the items that score above it (or as much, with a
+    smaller id). 0 where the target itself is excluded.
 
     vectors (B, d) or (B, I, d), table (n_items + 1, d), targets (B,), exclude (B, E) with 0 = none.
     """
@@ -166,8 +168,6 @@ def validator(
     encode(users (B,), items (B, L)) -> (B, d) or (B, I, d); table() -> (n_items + 1, d). Of more than
     `max_users` users every so-many-th is measured, always the same. Users go in blocks of similar length.
     """
-    from baselines.base import recent
-
     n = len(validation.users)
     chosen = np.arange(n) if n <= max_users else np.linspace(0, n - 1, max_users).astype(np.int64)
     histories = validation.histories[chosen]

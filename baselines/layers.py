@@ -29,8 +29,8 @@ class CausalAttention(nn.Module):
     def at(self, x: Tensor, last: Tensor) -> Tensor:
         """The row of slot last[b] of forward(x) alone, at a T-th of the cost: (B, 1, d).
 
-        Written out, because scaled_dot_product_attention with one query and two threads gives a row other last
-        bits in another place of the batch.
+        Written out, because scaled_dot_product_attention with one query and two threads gives a row other
+        last bits in another place of the batch.
         """
         dim = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -53,7 +53,9 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """Attention and feed-forward, each with residual dropout and a LayerNorm after the sum (post-norm)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, attention_dropout: float, expand: int = 4) -> None:
+    def __init__(
+        self, dim: int, heads: int, dropout: float, attention_dropout: float, expand: int = 4
+    ) -> None:
         super().__init__()
         self.attention = CausalAttention(dim, heads, attention_dropout)
         self.feed_forward = FeedForward(dim, expand * dim, dropout)

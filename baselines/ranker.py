@@ -1,4 +1,4 @@
-"""The ranking stage that all arms share: how likely is it that this user plays this video? Fitted once, frozen.
+"""The ranking stage that all arms share: how likely does this user play this video? Fitted once, frozen.
 
 A logistic regression on smoothed play rates (of the video, its author and tag; of the user, and of the user
 with this author, tag and length of video), popularity, age and duration. In training every rate is computed
@@ -96,8 +96,8 @@ class Ranker:
         return self
 
     def score(self, users: Ids, items: Ids, times: Ids) -> Floats:
-        """Expected play probability: (n, k). users (n,), -1 or unseen = unknown; items (n, k), 0 = none (score
-        0); times (n,) in ms."""
+        """Expected play probability: (n, k). users (n,), -1 or unseen = unknown; items (n, k), 0 = none
+        (score 0); times (n,) in ms."""
         if not len(self.coefficients):
             raise ValueError("the ranker has not learned anything yet; call fit or load first")
         known = np.where((users >= 0) & (users < self.n_users), users, self.n_users)
@@ -131,7 +131,7 @@ class Ranker:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             *priors, max_rows = arrays["settings"].tolist()
-            model = cls(RankerSettings(*priors, int(max_rows)))
+            model = cls(RankerSettings(*map(float, priors), max_rows=int(max_rows)))
             model.coefficients = arrays["coefficients"]
             model.n_users, model.mean = int(arrays["numbers"][0]), float(arrays["numbers"][1])
             model.features = ItemFeatures(*(arrays[f"features.{name}"] for name in ItemFeatures._fields))
@@ -143,7 +143,7 @@ class Ranker:
                 )
                 setattr(model, f"_{name}_part", part)
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"{path} is no readable ranker ({error}); fit it again and save it there") from error
+            raise ValueError(f"{path} is no readable ranker ({error}); fit it again and save it") from error
         return model
 
     def _index(self) -> None:
@@ -167,12 +167,17 @@ class Ranker:
         of_item, item_views = counts.rate(item, s.item_prior, self.mean)
         columns = [np.ones(len(user))]
         columns += [logit(rate) - base for rate in (of_user, of_item, of_author, of_tag, of_duration)]
-        for name, code, general in zip(_PAIRS, (tag, author, duration), (of_tag, of_author, of_duration), strict=True):
+        for name, code, general in zip(
+            _PAIRS, (tag, author, duration), (of_tag, of_author, of_duration), strict=True
+        ):
             expected = sigmoid(logit(of_user) + logit(general) - base)
             rate, _ = counts.rate(user * self._width(name) + code, s.pair_prior, expected)
             columns.append(logit(rate) - logit(expected))
         columns += [np.log1p(item_views), np.log1p(author_views)]
-        columns += [_log_duration(self.features.duration_ms[item]), _log_age(time, self.features.uploaded_ts[item])]
+        columns += [
+            _log_duration(self.features.duration_ms[item]),
+            _log_age(time, self.features.uploaded_ts[item]),
+        ]
         return np.column_stack(columns)
 
     def _tabulate(self, user: Ids, item: Ids, label: Floats) -> None:
@@ -321,7 +326,9 @@ def _features(features: ItemFeatures | Mapping[str, ArrayLike]) -> ItemFeatures:
     given = features._asdict() if isinstance(features, ItemFeatures) else features
     columns = [np.asarray(given[name], np.int64) for name in ItemFeatures._fields]
     if len({len(column) for column in columns}) != 1:
-        raise ValueError(f"item features differ in length ({[len(c) for c in columns]}); give n_items + 1 of each")
+        raise ValueError(
+            f"item features differ in length ({[len(c) for c in columns]}); give n_items + 1 of each"
+        )
     return ItemFeatures(*columns)
 
 

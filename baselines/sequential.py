@@ -112,7 +112,7 @@ class SequentialRecommender:
         return {}
 
     def restore_extra(self, extra: dict[str, Any]) -> None:
-        """Take back what `extra` gave."""
+        """Take back what `extra` gave; called before `build`."""
 
     def fit(
         self, interactions: Interactions, progress: Progress = silent, *, validation: Validation | None = None
@@ -122,7 +122,9 @@ class SequentialRecommender:
         self.data_hash = interactions.content_hash()
         self._item_counts = np.bincount(interactions.items, minlength=self.n_items + 1)
         if validation is None and self.training.validation_users:
-            interactions, validation = hold_out(interactions, self.training.validation_users, self.training.seed)
+            interactions, validation = hold_out(
+                interactions, self.training.validation_users, self.training.seed
+            )
         with torch_threads(self.training.threads), seeded(self.training.seed):
             network = self.build(self.n_users, self.n_items)
             self.runs = []
@@ -171,7 +173,9 @@ class SequentialRecommender:
         return run
 
     def recommend(self, users: Ids, histories: Ids, k: int, exclude: Ids) -> Ids:
-        return self.retrieve(self._state(users, histories, exclude, k), k, np.zeros((len(users), 0), np.int64))
+        return self.retrieve(
+            self._state(users, histories, exclude, k), k, np.zeros((len(users), 0), np.int64)
+        )
 
     def encode(self, users: Ids, histories: Ids, exclude: Ids) -> State:
         return self._state(users, histories, exclude, MAX_K + MAX_SINCE)
@@ -264,16 +268,16 @@ class SequentialRecommender:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The fitted model. Raises ValueError where the file is missing, damaged, foreign or of another model."""
+        """The fitted model. Raises ValueError where the file is missing, damaged or foreign."""
         tensors, header = load_checkpoint(path, cls.name)
         model = cls(_settings(cls.settings_type, header["settings"]), TrainingSettings(**header["training"]))
         model.n_users, model.n_items = header["n_users"], header["n_items"]
         model.data_hash = header["data_hash"]
         model._item_counts = tensors.pop("item_counts").numpy()
+        model.restore_extra(header["extra"])
         with seeded(0):
             network = model.build(model.n_users, model.n_items)
         restore(network, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, path)
-        model.restore_extra(header["extra"])
         model._ready(network)
         return model
 
@@ -300,7 +304,7 @@ class SequentialRecommender:
         return recent(histories)
 
 
-def check_reach(items: Ids, k: int, since: Ids) -> None:
+def check_reach(items: NDArray[Any], k: int, since: Ids) -> None:
     """Raise ValueError where a state cannot be sure of k items after `since`."""
     shown = int(np.count_nonzero(np.any(since != 0, axis=0)))
     if items.shape[1] < k + shown and bool(np.any(items[:, -1:] != 0)):

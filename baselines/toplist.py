@@ -1,4 +1,4 @@
-"""The best items of a block of score rows, exactly, with ties to the smaller id, at a sixth of torch.topk's cost.
+"""The best items of a block of score rows: exact, ties to the smaller id, a sixth of torch.topk's cost.
 
 The score columns are cut into groups; at least `depth` groups have a maximum at or above the depth-th largest
 group maximum, so no item below that threshold can be among the best `depth`. About depth + 10 items of each
@@ -28,7 +28,9 @@ def top_items(scores: NDArray[np.float32], depth: int) -> tuple[NDArray[np.int32
     """
     rows, width = scores.shape
     if rows > MAX_ROWS or width % GROUP or width >= 1 << 25:
-        raise ValueError(f"scores are {rows} x {width}; at most {MAX_ROWS} rows, and a multiple of {GROUP} columns")
+        raise ValueError(
+            f"scores are {rows} x {width}; allowed: {MAX_ROWS} rows, a multiple of {GROUP} columns"
+        )
     at = np.flatnonzero(scores >= _thresholds(scores, depth)[:, None])
     value = scores.ravel()[at]
     at, value = at[value > -np.inf], value[value > -np.inf]

@@ -1,7 +1,7 @@
 """The one training loop: epochs over batches of similar length, validation, early stopping, resume.
 
-A stage of training is a call: train(network, windows(interactions), loss, settings, validate=...). Models with
-several stages call it several times with other losses; nothing is inherited.
+A stage of training is a call: train(network, windows(interactions), loss, settings, validate=...). Models
+with several stages call it several times with other losses; nothing is inherited.
 """
 
 import time
@@ -47,7 +47,7 @@ class TrainingSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.max_targets is not None and self.max_targets <= 0:
-            raise ValueError(f"max_targets is {self.max_targets}; give a number above 0, or None for everything")
+            raise ValueError(f"max_targets is {self.max_targets}; give a number above 0, or None for all")
 
     @classmethod
     def thorough(cls, seed: int = 0, threads: int = 2) -> "TrainingSettings":

@@ -72,29 +72,39 @@ data_file = click.argument("data", type=click.Path(path_type=Path))
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """How long and how to train; the same for every stage and model."""
-    for option in (
-        click.option("--epochs", type=click.IntRange(1), default=EPOCHS, show_default=True, help="At most this many."),
+    patience = "Stop a stage after this many epochs without a better validation."
+    options = [
+        click.option("--epochs", type=click.IntRange(1), default=EPOCHS, show_default=True, help="At most."),
         click.option("--lr", type=click.FloatRange(0, min_open=True), default=LR, show_default=True),
-        click.option("--patience", type=click.IntRange(1), default=PATIENCE, show_default=True,
-                     help="Stop a stage after this many epochs without a better validation."),
+        click.option(
+            "--patience", type=click.IntRange(1), default=PATIENCE, show_default=True, help=patience
+        ),
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=2, show_default=True),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    ]
+    return _all(options, command)
 
 
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--prompts", type=click.Choice(["sequential", "parallel", "last"]), help="How they are generated."),
-        click.option("--k", "n_prompts", type=click.IntRange(0, 6), help="K, prompts between two items; 0 is plain "
-                     "fine-tuning."),
-        click.option("--prompt-slot-loss", type=click.Choice(["none", "next", "skip"]), help="What a prompt's slot "
-                     "learns: nothing, the item after its gap, or the one after that."),
-        click.option("--refresh", "prompt_refresh", type=click.IntRange(1), help="Steps for which a sequence's "
-                     "prompts are kept."),
-    ):  # fmt: skip
+    """Settings of PromptSettings, which holds their defaults."""
+    ways, learned = click.Choice(["sequential", "parallel", "last"]), click.Choice(["none", "next", "skip"])
+    slot = "What a prompt's slot learns: nothing, the item after its gap, or the one after that."
+    options = [
+        click.option("--prompts", type=ways, help="How prompts are generated."),
+        click.option(
+            "--k", "n_prompts", type=click.IntRange(0, 6), help="K, prompts in a gap; 0: fine-tuning."
+        ),
+        click.option("--prompt-slot-loss", type=learned, help=slot),
+        click.option(
+            "--refresh", "prompt_refresh", type=click.IntRange(1), help="Steps that prompts are kept."
+        ),
+    ]
+    return _all(options, command)
+
+
+def _all(options: list[Callable[..., Any]], command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -104,8 +114,8 @@ def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """RecGPT: pre-training, personalised prompts, prompt-tuning, two-step recall.
 
-    DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1. The last item
-    of each user is held out for the test and the one before it for validation; only the rest trains.
+    DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1. The last
+    item of each user is held out for the test and the one before it for validation; only the rest trains.
 
     \b
     Example:
@@ -228,9 +238,9 @@ def evaluate(
 ) -> None:
     """Hit rate and NDCG by ranking all items, and what each stage of RecGPT adds.
 
-    RecGPT gives three rows: recgpt:pretrain, recgpt:tuned (one step) and recgpt (two steps). Gained and lost are
-    users whose target entered or left the list against the row above. Seconds are CPU seconds of training and
-    ranking. `--epochs` counts both stages.
+    RecGPT gives three rows: recgpt:pretrain, recgpt:tuned (one step) and recgpt (two steps). Gained and lost
+    are users whose target entered or left the list against the row above. Seconds are CPU seconds of training
+    and ranking. `--epochs` counts both stages.
 
     \b
     Examples:
@@ -248,7 +258,7 @@ def evaluate(
     if checkpoint is not None:
         rows = _checkpoint_rows(checkpoint, split, held_out, recall)
     else:
-        share = {} if recall is None else {"second_share": recall[1] / sum(recall)}
+        share: dict[str, Any] = {} if recall is None else {"second_share": recall[1] / sum(recall)}
         settings = RecGPTSettings(**_prompt_settings(options), **share)
         for name in names:
             training = TrainingSettings(**options)
@@ -274,7 +284,8 @@ def evaluate(
 def recommend(
     data: Path, checkpoint: Path, users: str | None, k: int, recall: tuple[int, int] | None, repeats: bool
 ) -> None:
-    """What to show next to users of DATA, after all of their items: lines of `user item item ...`, best first.
+    """What to show next to users of DATA, after all of their items: lines of `user item item ...`, best
+    first.
 
     \b
     Example:
@@ -404,6 +415,9 @@ def _table(found: dict[str, Any]) -> str:
         lines.append((row["model"], *values, split, moved, f"{row['n_users']:,}", f"{row['seconds']:.0f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     head = f"{found['data']}, {found['split']}, all items ranked, masking: {found['masking']}"
-    body = ("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines)  # fmt: skip
-    return "\n".join([head, *body])
+    return "\n".join([head, *(_aligned(line, widths) for line in lines)])
+
+
+def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
+    first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+    return "  ".join([first.lstrip().ljust(widths[0]), *rest])

@@ -1,9 +1,9 @@
 """The decoder: item + user + position + segment embeddings, causal attention, output tied to the items.
 
 After "RecGPT: Generative Personalized Prompts for Sequential Recommendation" (DASFAA 2024, arXiv 2404.08675).
-Differences: softmax attention without padding in it (histories are left-aligned and padded on the right, where
-causal attention never looks), one item table for input and output, and positions that count from the start of the
-history, so that a generated item never moves the items before it.
+Differences: softmax attention without padding in it (histories are left-aligned and padded on the right,
+where causal attention never looks), one item table for input and output, and positions that count from the
+start of the history, so that a generated item never moves the items before it.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ REAL, GENERATED = 0, 1
 
 @dataclass(frozen=True)
 class RecGPTConfig:
-    """Sizes of the network. `user_vectors` adds a learned vector for each user; in training it gives way, with
-    probability `user_dropout`, to the one that all unknown users share."""
+    """Sizes of the network. `user_vectors` adds a learned vector for each user; in training it gives way,
+    with probability `user_dropout`, to the one that all unknown users share."""
 
     n_items: int
     n_users: int = 0
@@ -42,7 +42,8 @@ class RecGPTConfig:
             raise ValueError(f"layers is {self.layers}; it must be at least 1")
         if not 0 <= self.dropout < 1 or not 0 <= self.user_dropout <= 1:
             raise ValueError(
-                f"dropout is {self.dropout} and user_dropout {self.user_dropout}; allowed are 0 to below 1, and 0 to 1"
+                f"dropout is {self.dropout} and user_dropout {self.user_dropout}; "
+                "allowed are 0 to below 1, and 0 to 1"
             )
 
 
@@ -98,9 +99,9 @@ class Decoder(SequenceNetwork):
     ) -> Tensor:
         """(B, S) item ids to (B, S, D) hidden states, or to (B, 1, D), those of slot only[b] of each row.
 
-        users: (B,) ids, -1 or n_users and above are unknown. positions and segments: (S,) or (B, S), by default
-        0, 1, ... and all real. mask: True where a slot may look, (S, slots) or (B, S, slots), by default causal;
-        `slots` are those in the cache followed by the new ones.
+        users: (B,) ids, -1 or n_users and above are unknown. positions and segments: (S,) or (B, S), by
+        default 0, 1, ... and all real. mask: True where a slot may look, (S, slots) or (B, S, slots), by
+        default causal; `slots` are those in the cache followed by the new ones.
         """
         before = cache.filled if cache else 0
         B, S = items.shape
@@ -126,8 +127,9 @@ class Decoder(SequenceNetwork):
     def grow(self, picks: Tensor, users: Tensor | None, lengths: Tensor, step: int, cache: Cache) -> Tensor:
         """One generated item after the end of each history: (B,) picks to (B, D) hidden states.
 
-        The cache holds the right-padded histories followed by the `step` items grown before; the new slot looks at
-        the first `lengths` slots of its row and at all that was grown, and stands at position lengths + step.
+        The cache holds the right-padded histories followed by the `step` items grown before; the new slot
+        looks at the first `lengths` slots of its row and at all that was grown, and stands at position
+        lengths + step.
         """
         slots = torch.arange(cache.filled + 1, device=picks.device)
         mask = (slots < lengths[:, None]) | (slots >= cache.filled - step)  # (B, slots)

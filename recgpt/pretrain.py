@@ -1,7 +1,8 @@
 """Stage 1: next-item prediction on raw histories.
 
-The paper trains with BCE against one negative. The default here is a softmax over negatives that the whole batch
-shares: on Beauty it takes HR@10 of the same network from .0485 to .0861. BCE stays as LossSettings("bce", 1).
+The paper trains with BCE against one negative. The default here is a softmax over negatives that the whole
+batch shares: on Beauty it takes HR@10 of the same network from .0485 to .0861. BCE stays as
+LossSettings("bce", 1).
 """
 
 import torch

@@ -3,13 +3,14 @@
 For every gap between an item and the next, K items are generated greedily and marked with segment 1:
 
 - `sequential` is Algorithm 1 of the paper: a gap's prompts see all items and all prompts before them;
-- `parallel` sees the items before the gap and the earlier prompts of the same gap, so all gaps are generated at
-  once, in K + 1 passes, and stand in the same context as the second step of the recall at serving time;
+- `parallel` sees the items before the gap and the earlier prompts of the same gap, so all gaps are generated
+  at once, in K + 1 passes, and stand in the same context as the second step of the recall at serving time;
 - `last` inserts nothing: it replaces the last K items by guesses from the items before (the authors' code).
 
-Prompts of the gap between the j-th item and the next stand at the next item's position. A prompt is never padding,
-nor (unless `repeats`) an item of the history before its gap or an earlier prompt of the same gap; it may happen to be
-the true next item, which it cannot see. Generation runs without dropout and without gradients.
+Prompts of the gap between the j-th item and the next stand at the next item's position. A prompt is never
+padding, nor (unless `repeats`) an item of the history before its gap or an earlier prompt of the same gap; it
+may happen to be the true next item, which it cannot see. Generation runs without dropout and without
+gradients.
 """
 
 from collections.abc import Callable
@@ -54,8 +55,8 @@ def generate_sequential(
     open_end: bool = True,
     repeats: bool = False,
 ) -> Tensor:
-    """(B, T, K) prompts after each item (`open_end`: also after the last), 0 elsewhere. Every token is computed
-    once, keys and values are cached, and all users of the batch move along together."""
+    """(B, T, K) prompts after each item (`open_end`: also after the last), 0 elsewhere. Every token is
+    computed once, keys and values are cached, and all users of the batch move along together."""
     with _Evaluating(decoder):
         B, T = items.shape
         gaps = _gaps(items, open_end)
@@ -189,8 +190,8 @@ def weave_last(items: Tensor, targets: Tensor, prompts: Tensor, *, slot_loss: st
 
 
 def branch_mask(T: int, K: int, device: torch.device) -> Tensor:
-    """(T + KT, T + KT): an item looks at the items up to itself, the k-th prompt of a gap at the items before the gap
-    and at prompts 1 .. k of its own gap."""
+    """(T + KT, T + KT): an item looks at the items up to itself, the k-th prompt of a gap at the items before
+    the gap and at prompts 1 .. k of its own gap."""
     items_before = torch.ones(T, T, dtype=torch.bool, device=device).tril()
     same_gap = torch.eye(T, dtype=torch.bool, device=device)
     mask = torch.zeros(T * (K + 1), T * (K + 1), dtype=torch.bool, device=device)

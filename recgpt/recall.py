@@ -1,10 +1,10 @@
 """Two-step recall: m items, then the model's own pick is appended to the history, then n more items.
 
-Step 1 ranks all items after the history (L1 is the top m) and picks the best item that the history does not hold.
-Step 2 appends the pick as a generated item, one more token, and ranks again; L2 is the top n without the items of L1.
-The list is L1 followed by L2. Both rankings are kept as two top lists, from which the list for every (m, n) follows
-without running the network again. Excluded items are masked with minus infinity in both rankings, but the pick looks
-at the history alone: what has been shown meanwhile then changes no state.
+Step 1 ranks all items after the history (L1 is the top m) and picks the best item that the history does not
+hold. Step 2 appends the pick as a generated item, one more token, and ranks again; L2 is the top n without
+the items of L1. The list is L1 followed by L2. Both rankings are kept as two top lists, from which the list
+for every (m, n) follows without running the network again. Excluded items are masked with minus infinity in
+both rankings, but the pick looks at the history alone: what has been shown meanwhile then changes no state.
 """
 
 from collections.abc import Sequence
@@ -71,10 +71,11 @@ def split_ranks(first: Ids, second: Ids, targets: Ids, m: int, n: int) -> Ids:
 def choose_splits(
     first: Ids, second: Ids, targets: Ids, cutoffs: Sequence[int] = CUTOFFS, *, caution: float = 1.0
 ) -> dict[int, Split]:
-    """For each length the (m, n), n at most half, that finds most targets, if that is more than one step finds by
-    `caution` standard errors (the root of the discordant pairs); else one step, (length, 0).
+    """For each length the (m, n), n at most half, that finds most targets, if that is more than one step
+    finds by `caution` standard errors (the root of the discordant pairs); else one step, (length, 0).
 
-    Meant for validation targets. The caution is there because the best of many splits looks good by luck alone.
+    Meant for validation targets. The caution is there because the best of many splits looks good by luck
+    alone.
     """
     return {length: _choose(first, second, targets, length, caution) for length in cutoffs}
 

@@ -1,6 +1,7 @@
 """RecGPT: pre-training, prompt-tuning and two-step recall behind fit and recommend.
 
-fit runs the three stages and chooses on validation: the best epoch of each stage by one-step NDCG@10, then (m, n).
+fit runs the three stages and chooses on validation: the best epoch of each stage by one-step NDCG@10, then
+(m, n).
 """
 
 from collections.abc import Iterator
@@ -31,9 +32,11 @@ from recgpt.tune import PromptSettings, tuning_loss
 
 @dataclass(frozen=True)
 class RecGPTSettings(PromptSettings):
-    """Sizes, loss and stages. Of the epochs of TrainingSettings, the share `tune_share` is prompt-tuning (0: none).
+    """Sizes, loss and stages. Of the epochs of TrainingSettings, the share `tune_share` is prompt-tuning (0:
+    none).
 
-    second_share: which part of a list step 2 fills, 0 to 1; None chooses it on validation for each length of list.
+    second_share: which part of a list step 2 fills, 0 to 1; None chooses it on validation for each length of
+    list.
     """
 
     dim: int = 64
@@ -57,7 +60,8 @@ class RecGPTSettings(PromptSettings):
 
 
 class RecGPT(SequentialRecommender):
-    """`splits` holds the chosen (m, n) for each length of list; empty means one step. `tuned` says which stages ran.
+    """`splits` holds the chosen (m, n) for each length of list; empty means one step. `tuned` says which
+    stages ran.
 
     Where `resume_folder` is set, training leaves its state there after every epoch and continues from it.
     """
@@ -95,19 +99,21 @@ class RecGPT(SequentialRecommender):
         validation: Validation | None,
         progress: Progress,
     ) -> None:
-        decoder, share = _decoder(network), self.settings.tune_share
+        decoder = _decoder(network)
         self.tuned, self.splits = False, {}
         n_pretrain, n_tune = self.stage_epochs()
+        half_time = n_pretrain / self.training.epochs
         first = replace(self.training, epochs=n_pretrain)
-        self._pretrain(decoder, interactions, validation, first, _part(progress, 0, 1 - share))
+        self._pretrain(decoder, interactions, validation, first, _part(progress, 0, half_time))
         if n_tune:
             second = replace(self.training, epochs=n_tune)
-            self._tune(decoder, interactions, validation, second, _part(progress, 1 - share, 1))
+            self._tune(decoder, interactions, validation, second, _part(progress, half_time, 1))
 
     def stage_epochs(self) -> tuple[int, int]:
-        """Epochs of pre-training and of prompt-tuning in a fit."""
-        n_tune = min(round(self.training.epochs * self.settings.tune_share), self.training.epochs - 1)
-        return self.training.epochs - n_tune, n_tune
+        """Epochs of pre-training and of prompt-tuning in a fit; at least one of each if there is tuning."""
+        epochs, share = self.training.epochs, self.settings.tune_share
+        n_tune = min(max(1, round(epochs * share)), epochs - 1) if share > 0 else 0
+        return epochs - n_tune, n_tune
 
     def tune(
         self,
@@ -116,8 +122,8 @@ class RecGPT(SequentialRecommender):
         *,
         validation: Validation | None = None,
     ) -> Self:
-        """Stage 2 and the choice of (m, n) for a model that is fitted already, on the interactions that it was
-        fitted on, for all epochs of `training`. Raises ValueError for other interactions."""
+        """Stage 2 and the choice of (m, n) for a model that is fitted already, on the interactions that it
+        was fitted on, for all epochs of `training`. Raises ValueError for other interactions."""
         network = _decoder(self._fitted())
         if interactions.content_hash() != self.data_hash:
             raise ValueError(
@@ -134,14 +140,14 @@ class RecGPT(SequentialRecommender):
     def rankings(self, users: Ids, histories: Ids, exclude: Ids, depth: int) -> tuple[Ids, Ids]:
         """The rankings of step 1 and step 2: each (n, depth) item ids, best first, 0 after the end."""
         exclude = np.where((exclude > 0) & (exclude <= self.n_items), exclude, 0)
-        first, second = np.zeros((2, len(users), depth), np.int32)
+        first, second = np.zeros((2, len(users), depth), np.int64)
         for rows, before, after in self._both_vectors(users, histories):
             first[rows] = self.top_of(before, exclude[rows], depth)[0]
             second[rows] = self.top_of(after, exclude[rows], depth)[0]
         return first, second
 
     def retrieve(self, state: State, k: int, since: Ids) -> Ids:
-        first, second = state
+        first, second = (part.astype(np.int64) for part in state)
         m, n = self.split(k)
         check_reach(first, k, since)
         return merge(first, second, m, n, since)
@@ -188,6 +194,7 @@ class RecGPT(SequentialRecommender):
         self._ready(network)
         if validation is not None and len(validation.users):
             self.splits = self._choose(validation)
+        progress(f"recgpt recall: {_describe(self.splits)}", 1.0)
 
     def _run(
         self,
@@ -217,7 +224,8 @@ class RecGPT(SequentialRecommender):
         return choose_splits(*rankings, validation.targets)
 
     def _state(self, users: Ids, histories: Ids, exclude: Ids, depth: int) -> State:
-        return self.rankings(users, histories, exclude, depth)
+        first, second = self.rankings(users, histories, exclude, depth)
+        return first.astype(np.int32), second.astype(np.int32)
 
     @torch.no_grad()
     def _both_vectors(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor, Tensor]]:
@@ -244,6 +252,15 @@ class RecGPT(SequentialRecommender):
 def _decoder(network: SequenceNetwork) -> Decoder:
     assert isinstance(network, Decoder), f"RecGPT built a {type(network).__name__}"
     return network
+
+
+def _describe(splits: dict[int, Split]) -> str:
+    """(m, n) for each length of list.
+
+    >>> _describe({5: Split(5, 0), 10: Split(9, 1)})
+    '(5, 0) (9, 1)'
+    """
+    return " ".join(f"({split.m}, {split.n})" for split in splits.values()) or "one step"
 
 
 def _part(progress: Progress, start: float, end: float) -> Progress:

@@ -1,4 +1,5 @@
-"""What each stage adds: the same users' ranks after pre-training, after prompt-tuning, and with the second step.
+"""What each stage adds: the same users' ranks after pre-training, after prompt-tuning, and with the second
+step.
 
 Two stages differ in few users, so each row counts them: whose target entered the list, and whose left it.
 """
@@ -24,7 +25,8 @@ KS = (5, 10)
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison. ranks[k] (n,): the rank of each user's target in the list of k items, 0 = not in it.
+    """One line of a comparison. ranks[k] (n,): the rank of each user's target in the list of k items, 0 = not
+    in it.
 
     recall[k]: the (m, n) of that list, where it has two steps. seconds: CPU time of training and ranking.
     """
@@ -48,7 +50,8 @@ class Row:
 
 
 def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """JSON values: a dictionary for each row; `gained_k` and `lost_k` are against the RecGPT stage before it."""
+    """JSON values: a dictionary for each row; `gained_k` and `lost_k` are against the RecGPT stage before
+    it."""
     found = []
     for row, before in zip(rows, [None, *rows], strict=False):
         line: dict[str, Any] = {"model": row.model, "stage": row.stage}
@@ -73,7 +76,8 @@ def train_and_measure(
     settings: RecGPTSettings | None = None,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Rows of one model by name, trained on split.train and chosen on split.valid. RecGPT has a row for each stage."""
+    """Rows of one model by name, trained on split.train and chosen on split.valid. RecGPT has a row for each
+    stage."""
     if name == "recgpt":
         return _stages(split, held_out, training, settings or RecGPTSettings(), progress)
     started = time.process_time()
@@ -89,7 +93,8 @@ def train_and_measure(
 
 
 def measure(model: RecGPT, held_out: Validation, *, already_s: float = 0.0) -> list[Row]:
-    """Rows of a fitted RecGPT: recgpt:pretrain, or, where it is tuned, recgpt:tuned (one step) and recgpt (two)."""
+    """Rows of a fitted RecGPT: recgpt:pretrain, or, where it is tuned, recgpt:tuned (one step) and recgpt
+    (two)."""
     started = time.process_time()
     hidden = held_out.histories if held_out.exclude_history else held_out.histories[:, :0]
     rankings = model.rankings(held_out.users, held_out.histories, hidden, max(KS))

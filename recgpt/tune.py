@@ -1,7 +1,8 @@
 """Stage 2: prompt-tuning, next-item prediction on sequences that hold the model's own prompts.
 
-All weights train, as in the authors' code, and prompts come from the weights of the moment. Which slots learn is
-`prompt_slot_loss`: in the paper real items only (`none`), although step 2 of the recall reads a prompt's slot.
+All weights train, as in the authors' code, and prompts come from the weights of the moment. Which slots learn
+is `prompt_slot_loss`: in the paper real items only (`none`), although step 2 of the recall reads a prompt's
+slot.
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from recgpt.prompts import MAX_PROMPTS, PROMPTERS, SLOT_LOSSES, Augmented
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How sequences are augmented: `n_prompts` is the paper's K. A sequence's prompts are generated anew when they
-    are `prompt_refresh` steps old; 1 is every time. `prompt_repeats`: a prompt may be an item of the history."""
+    """How sequences are augmented: `n_prompts` is the paper's K. A sequence's prompts are generated anew when
+    they are `prompt_refresh` steps old; 1 is every time. `prompt_repeats`: a prompt may be an item of the
+    history."""
 
     prompts: str = "parallel"
     n_prompts: int = 1
@@ -85,8 +87,9 @@ class PromptSource:
             (user, row[:n].tobytes())
             for user, row, n in zip(batch.users.tolist(), rows, lengths, strict=True)
         ]
-        newest_stale = self._step - self._settings.prompt_refresh
-        stale = [i for i, key in enumerate(keys) if self._remembered.get(key, (0,))[0] <= newest_stale]
+        too_old = self._step - self._settings.prompt_refresh
+        never = (too_old, batch.items)
+        stale = [i for i, key in enumerate(keys) if self._remembered.get(key, never)[0] <= too_old]
         if stale:
             made = self._generate(Batch(*(column[stale] for column in batch)))
             for i, row in zip(stale, made, strict=True):

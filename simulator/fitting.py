@@ -8,6 +8,7 @@ intercepts of the actions and the return law so that the glance shows what it sh
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,9 +43,9 @@ ACTION_RATES = np.array(
         [0.00086, 0.00110, 0.00063, 0.00061],
     ]
 )
-_GLANCED_USERS = 4_000
+_GLANCED_USERS = 8_000
 _PAIRED_USERS = 20_000
-_GLANCE_REQUESTS = 4
+_GLANCE_REQUESTS = 3
 _PAIRS = 8  # impressions shown to each user when action intercepts are corrected
 
 
@@ -62,6 +63,8 @@ def centred(world: "World") -> "World":
     c = world.constants
     shift = _root(lambda x: _mean_activity(world, x) - TARGET_ACTIVE, -6.0, 6.0)
     world = replace(world, user_return=world.user_return + shift)
+    shift = _root(lambda x: _mean_volume(world, x) - c.glance_volume, -6.0, 6.0)
+    world = replace(world, user_stay=world.user_stay + shift)
     for _ in range(2):
         seen = glance(world)
         slope = 0.22  # of the play rate in the affinity
@@ -92,14 +95,27 @@ def glance(world: "World") -> Glance:
 
 def traffic(world: "World") -> Floats:
     """(n_users,) expected requests a day, up to a factor."""
-    sessions = 1.0 + (world.constants.candidates - 1) * np.minimum(world.user_sessions, 0.95)
-    return activity(world) * sessions * (1.0 + np.exp(world.user_stay))
+    return activity(world) * volume(world)
+
+
+def volume(world: "World", shift: float = 0.0) -> Floats:
+    """(n_users,) expected requests of an active day with `shift` on the logit of staying, were time no object."""
+    c = world.constants
+    sessions = 1.0 + (c.candidates - 1) * np.minimum(world.user_sessions, 0.95)
+    return sessions * (1.0 + np.exp(world.user_stay + shift + c.stay_mood_sd**2 / 2))
 
 
 def activity(world: "World", shift: float = 0.0) -> Floats:
     """(n_users,) long-run share of active days under the return law, of neither pleased nor displeased users."""
+    logit, share = _activity_table(world.constants.return_logits)
+    return np.interp(world.user_return + shift, logit, share)
+
+
+@lru_cache(maxsize=8)
+def _activity_table(return_logits: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """Long-run share of active days over the user's logit: the stationary law of the last three days."""
     logit = np.linspace(-8.0, 8.0, 321)
-    p_by_days = 1 / (1 + np.exp(-(np.array(world.constants.return_logits)[:, None] + logit)))
+    p_by_days = 1 / (1 + np.exp(-(np.array(return_logits)[:, None] + logit)))
     chain = np.full((8, len(logit)), 1 / 8)  # the last three days as bits, yesterday lowest
     for _ in range(200):
         after = np.zeros_like(chain)
@@ -108,8 +124,7 @@ def activity(world: "World", shift: float = 0.0) -> Floats:
             after[(last << 1) & 7 | 1] += p * chain[last]
             after[(last << 1) & 7] += (1 - p) * chain[last]
         chain = after
-    share = chain[1::2].sum(0)
-    return np.interp(world.user_return + shift, logit, share)
+    return logit, chain[1::2].sum(0)
 
 
 def action_means(world: "World", seen: Glance, shift: Floats) -> Floats:
@@ -178,7 +193,8 @@ def solve(
     world = World(**population.draw(c, n_users, 20_000, seed))
     seen = glance(world)
     goal = action_means(world, seen, np.zeros(len(ACTIONS)))
-    return replace(c, glance_play=round(seen.play, 4), glance_actions=tuple(float(f"{x:.4g}") for x in goal))
+    c = replace(c, glance_volume=round(_mean_volume(world), 4), glance_play=round(seen.play, 4))
+    return replace(c, glance_actions=tuple(float(f"{x:.4g}") for x in goal))
 
 
 def _action_errors(sample: calibration.Sample) -> Floats:
@@ -196,6 +212,12 @@ def _action_errors(sample: calibration.Sample) -> Floats:
 
 def _mean_activity(world: "World", shift: float) -> float:
     return float(activity(world, shift).mean())
+
+
+def _mean_volume(world: "World", shift: float = 0.0) -> float:
+    """Expected requests per active user-day: of users weighted by how many days they are active."""
+    days = activity(world)
+    return float((volume(world, shift) * days).sum() / days.sum())
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:

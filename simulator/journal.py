@@ -1,8 +1,7 @@
 """The platform writes down what happens: watched feeds become rows of events, exposures and propensities.
 
 Feeds are kept as they were served until a block is due; then all of them turn into rows at once. Only what
-happened before the clock is handed on, so after the last flush of a day the record holds just what lies before
-midnight.
+happened before the clock is handed on: a day's last flush completes what lies before midnight.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from simulator.sessions import Ids
+from simulator.feed import Ids
 from warehouse.events import Event, Exposure, Kind, Propensity
 from warehouse.schema import arrow_schema
 
@@ -33,7 +32,7 @@ VIEW_KINDS = (
     Kind.panel_open,
     Kind.profile_enter,
 )
-"""What can happen at a view. Each kind is written one millisecond after the one before, from the view's end on."""
+"""What can happen at a view, in this order: each a millisecond after the one before, from the view's end."""
 
 ROWS_PER_VIEW = 2  # 1.9 measured under the reference policy; only says when a block is due
 
@@ -53,7 +52,7 @@ class Watched(NamedTuple):
     ppb: Ids  # 0 = the feed told no propensity
 
 
-class Rows(NamedTuple):
+class Block(NamedTuple):
     """Rows of one record, and the moment of each: it may be handed on when the clock is past it."""
 
     ts: Ids
@@ -71,7 +70,7 @@ class Journal:
         self._experiment = experiment
         self._arm_names = np.array(arm_names, dtype=object)
         self._watched: list[Watched] = []
-        self._rows: dict[type, list[Rows]] = {Event: [], Exposure: [], Propensity: []}
+        self._rows: dict[type, list[Block]] = {Event: [], Exposure: [], Propensity: []}
         self._waiting = 0
 
     def watch(self, watched: Watched) -> None:
@@ -81,10 +80,12 @@ class Journal:
 
     def end(self, users: Ids, sessions: Ids, start_ts: Ids, end_ts: Ids) -> None:
         """These sessions are over."""
-        self._rows[Event].append(_event_rows(Kind.session, users, sessions, -1, 0, -1, end_ts, end_ts - start_ts))
+        self._rows[Event].append(
+            _event_rows(Kind.session, users, sessions, -1, 0, -1, end_ts, end_ts - start_ts)
+        )
 
     def expose(self, users: Ids, arms: Ids, ts: Ids) -> None:
-        """These users are served by their arm for the first time. Nothing is written outside an experiment."""
+        """These users are served by their arm for the first time; written down only in an experiment."""
         if self._experiment is not None:
             columns = {
                 "experiment": np.full(len(users), self._experiment, dtype=object),
@@ -92,7 +93,7 @@ class Journal:
                 "arm": self._arm_names[arms],
                 "first_ts": ts,
             }
-            self._rows[Exposure].append(Rows(ts, columns))
+            self._rows[Exposure].append(Block(ts, columns))
 
     def flush_if_due(self, now: int) -> None:
         """Hand on a block if there is enough for one."""
@@ -119,18 +120,19 @@ class Journal:
         rows = self._rows[record]
         past = [part for ts, columns in rows if (part := _where(columns, ts < now))]
         self._rows[record] = [
-            Rows(ts[ts >= now], part) for ts, columns in rows if (part := _where(columns, ts >= now))
+            Block(ts[ts >= now], part) for ts, columns in rows if (part := _where(columns, ts >= now))
         ]
         if not past:
             return None
         schema = arrow_schema(record)
         arrays = [np.concatenate([part[field.name] for part in past]) for field in schema]
         return pa.table(
-            [pa.array(array, type=field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema
+            [pa.array(array, type=field.type) for array, field in zip(arrays, schema, strict=True)],
+            schema=schema,
         )
 
 
-def _view_rows(watched: Watched) -> list[Rows]:
+def _view_rows(watched: Watched) -> list[Block]:
     """The events at the views, kind by kind."""
     values = {
         Kind.impression: watched.watch_ms.ravel(),
@@ -167,13 +169,13 @@ def _event_rows(
     positions: NDArray[np.int32] | int,
     ts: Ids,
     values: Ids | int,
-) -> Rows:
+) -> Block:
     def column(value: NDArray[Any] | int, dtype: type) -> NDArray[Any]:
         if isinstance(value, np.ndarray):
             return value.astype(dtype, copy=False)
         return np.full(len(users), value, dtype)
 
-    return Rows(
+    return Block(
         ts,
         {
             "ts": ts,
@@ -189,11 +191,11 @@ def _event_rows(
     )
 
 
-def _propensity_rows(watched: Watched) -> list[Rows]:
+def _propensity_rows(watched: Watched) -> list[Block]:
     """What is known of the chance with which each shown video was chosen, ready when its view has ended."""
     place = np.flatnonzero(watched.happened[0] & (watched.ppb > 0))
     row, position = np.divmod(place, watched.items.shape[1])
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "user": watched.users[row],
         "session": watched.sessions[row],
         "request": watched.requests[row].astype(np.int32),
@@ -201,7 +203,7 @@ def _propensity_rows(watched: Watched) -> list[Rows]:
         "item": watched.items.ravel()[place].astype(np.int32),
         "ppb": watched.ppb.ravel()[place],
     }
-    return [Rows(watched.end_ts.ravel()[place], columns)]
+    return [Block(watched.end_ts.ravel()[place], columns)]
 
 
 def _joined(blocks: list[Watched]) -> Watched:

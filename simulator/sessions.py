@@ -1,38 +1,34 @@
-"""Who is in the app right now: structure of arrays, one row a user, since a user has at most one session at a time."""
+"""Who is in the app right now, and what feeds remember of them: arrays with one row a user."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-Rows = tuple[NDArray[np.generic], ...]
-
-FEED_LENGTH = 6
-"""Videos per request."""
-
-MEMORY_REQUESTS = 16
-"""Requests that one `begin` of a feed serves; a longer session is begun anew, so that a model never has to
-look past 100 videos shown since it encoded the user."""
+from simulator.feed import FEED_LENGTH, MEMORY_REQUESTS, Ids, Rows
 
 
 class Sessions:
-    """The sessions in flight, and for users without one the moment from which they may come again."""
+    """The sessions in flight. A user has one at most; one without may come again from `busy_until` on."""
 
     def __init__(self, n_users: int) -> None:
         self.session = np.full(n_users, -1, np.int64)  # id of the open session, -1 = not in the app
         self.start_ts = np.zeros(n_users, np.int64)
-        self.busy_until = np.zeros(n_users, np.int64)  # in the app: the next request; else: end of the last session
+        self.busy_until = np.zeros(
+            n_users, np.int64
+        )  # in the app: the next request; else: end of the last session
         self.request = np.zeros(n_users, np.int64)  # number of the next request
         self.served = np.zeros(n_users, np.int64)  # requests answered since the feed's last `begin`
-        self.since = np.zeros((n_users, MEMORY_REQUESTS * FEED_LENGTH), np.int64)  # shown since then, 0 = none
+        self.since = np.zeros(
+            (n_users, MEMORY_REQUESTS * FEED_LENGTH), np.int64
+        )  # shown since then, 0 = none
 
     def due(self, until: int) -> Ids:
         """Users whose next request comes before `until`."""
         return np.flatnonzero((self.session >= 0) & (self.busy_until < until))
 
     def admit(self, users: Ids, ts: Ids) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which of these arrivals (in order of time) start a session now, and which have to wait for an answer.
+        """Which of these arrivals (in order of time) start a session now, and which have to wait.
 
-        An arrival of somebody who is still in a session is ignored. It waits while that cannot be known yet: the
+        An arrival of somebody who is still in a session is ignored. It waits while that cannot be known: the
         user's session has a request before it, or an earlier arrival of the same user starts now.
         """
         inside, busy_until = self.session[users] >= 0, self.busy_until[users]
@@ -77,7 +73,7 @@ class Sessions:
 
 
 class Memory:
-    """What one feed remembers of the users in session: rows of arrays that grow with the sessions in flight."""
+    """What one feed remembers of the users in session: arrays that grow with the sessions in flight."""
 
     def __init__(self, n_users: int) -> None:
         self._slot = np.full(n_users, -1, np.int64)

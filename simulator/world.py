@@ -93,12 +93,12 @@ class World:
     ) -> Self:
         """A world of real users and videos: tables as `warehouse.importers.read_kuairand` returns them.
 
-        `n_users` takes a seeded sample of the users that have a history; None takes them all. See `simulator.log`
+        `n_users` takes a seeded sample of the users that have a history; None takes them all. See `simulator.logged`
         for what is taken from which table. Raises ValueError where more users are asked for than there are.
         """
-        from simulator import fitting, log
+        from simulator import fitting, logged
 
-        taken = log.draw(_constants(profile), users, videos, impressions, histories, exposures, seed, n_users)
+        taken = logged.draw(_constants(profile), users, videos, impressions, histories, exposures, seed, n_users)
         return fitting.centred(cls(**taken))
 
     def items_table(self) -> "pa.Table":

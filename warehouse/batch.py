@@ -46,7 +46,9 @@ def packed_rows(block: pa.RecordBatch) -> bytes:
 
 def _cast(name: str, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if column.null_count:
-        raise ValueError(f"column {field.name!r} of {name} has {column.null_count} nulls; every value is needed")
+        raise ValueError(
+            f"column {field.name!r} of {name} has {column.null_count} nulls; every value is needed"
+        )
     if pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         raise ValueError(f"column {field.name!r} of {name} holds {column.type}; it needs {field.type}")
     try:
@@ -66,8 +68,14 @@ def _check_range(name: str, field: pa.Field, column: pa.ChunkedArray) -> None:
         found = pc.min_max(column).as_py()
         wrong = found["min"] if found["min"] < low else found["max"]
         if not low <= wrong <= high:
-            known = f" ({', '.join(f'{kind.value} {kind.name}' for kind in Kind)})" if field.name == "kind" else ""
-            raise ValueError(f"{field.name} {wrong} in {name} is outside {low} to {high}{known}; correct the row")
+            known = (
+                f" ({', '.join(f'{kind.value} {kind.name}' for kind in Kind)})"
+                if field.name == "kind"
+                else ""
+            )
+            raise ValueError(
+                f"{field.name} {wrong} in {name} is outside {low} to {high}{known}; correct the row"
+            )
 
 
 def _bytes(column: pa.ChunkedArray) -> bytes:

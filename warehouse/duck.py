@@ -5,6 +5,7 @@ SQLAlchemy driver cannot hand over Arrow tables. A second database needs a class
 """
 
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,22 +41,26 @@ class Duck:
 
     def write(self, statement: sa.Executable) -> int:
         """Run a statement that changes the database, and return how many rows it wrote."""
-        written = self._connection.execute(*compiled(statement)).fetchone()
+        with self._told():
+            written = self._connection.execute(*compiled(statement)).fetchone()
         return written[0] if written else 0
 
     def rows(self, statement: sa.Executable) -> list[tuple[Any, ...]]:
         """All rows as Python values; integers of any size stay exact."""
-        return self._connection.execute(*compiled(statement)).fetchall()
+        with self._told():
+            return self._connection.execute(*compiled(statement)).fetchall()
 
     def table(self, statement: sa.Executable) -> pa.Table:
         """All rows as an Arrow table. Integers wider than 64 bits would become floats: cast them first."""
         text, parameters = compiled(statement)
-        return self._connection.sql(text, params=parameters).to_arrow_table()
+        with self._told():
+            return self._connection.sql(text, params=parameters).to_arrow_table()
 
     def blocks(self, statement: sa.Executable, rows_per_block: int) -> Iterator[pa.RecordBatch]:
         """The rows in Arrow blocks, read as they are asked for."""
         text, parameters = compiled(statement)
-        yield from self._connection.sql(text, params=parameters).to_arrow_reader(rows_per_block)
+        with self._told():
+            yield from self._connection.sql(text, params=parameters).to_arrow_reader(rows_per_block)
 
     @contextmanager
     def staged(self, name: str, table: pa.Table) -> Iterator[None]:
@@ -69,13 +74,15 @@ class Duck:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written in the block, or nothing of it."""
-        self._connection.begin()
+        with self._told():
+            self._connection.begin()
         try:
             yield
         except BaseException:
             self._connection.rollback()
             raise
-        self._connection.commit()
+        with self._told():
+            self._connection.commit()
 
     def table_names(self) -> list[str]:
         """The tables of the file."""
@@ -92,10 +99,21 @@ class Duck:
         except duckdb.Error as error:
             raise ValueError(f"the query does not run: {_first_line(error)}") from error
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Failures of the database (a full disk, too little memory, a closed file) as one sentence."""
+        try:
+            yield
+        except duckdb.ConnectionException as error:
+            raise ValueError(f"the warehouse {self.path} is closed; open it again") from error
+        except duckdb.Error as error:
+            raise OSError(f"the database {self.path} failed: {_first_line(error)}") from error
+
 
 def compiled(statement: sa.Executable) -> tuple[str, Sequence[Any]]:
     """The text of a statement for DuckDB, and its parameters in order."""
-    sql: Any = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
+    assert isinstance(statement, sa.ClauseElement), type(statement)
+    sql = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
     names = sql.positiontup if isinstance(sql, SQLCompiler) else ()  # CREATE TABLE takes none
     return str(sql), [sql.params[name] for name in names or ()]
 
@@ -107,7 +125,8 @@ def _connect(path: str, *, memory_limit: str, threads: int, read_only: bool) -> 
         _check_path(Path(path), read_only=read_only)
     config: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads}
     if path == MEMORY:
-        config["temp_directory"] = f"{tempfile.gettempdir()}/warehouse.tmp"
+        # DuckDB makes it when it runs out of memory, by default as .tmp in the working directory, and removes it
+        config["temp_directory"] = f"{tempfile.gettempdir()}/warehouse-{uuid.uuid4().hex}.tmp"
     try:
         return duckdb.connect(path, read_only=read_only, config=config)
     except duckdb.ParserException as error:
@@ -118,7 +137,9 @@ def _connect(path: str, *, memory_limit: str, threads: int, read_only: bool) -> 
 
 def _check_path(path: Path, *, read_only: bool) -> None:
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the database file in it, such as {path / 'events.duckdb'}")
+        raise IsADirectoryError(
+            f"{path} is a folder; give the database file in it, such as {path / 'events.duckdb'}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for the database {path.name}; create it first")
     if read_only and not path.exists():
@@ -128,11 +149,15 @@ def _check_path(path: Path, *, read_only: bool) -> None:
 def _opening_error(path: str, error: duckdb.Error) -> Exception:
     message = str(error)
     if "lock" in message:
-        return BlockingIOError(f"{path} is in use by another process; wait for it to finish, or copy the file")
+        return BlockingIOError(
+            f"{path} is in use by another process; wait for it to finish, or copy the file"
+        )
     if "different configuration" in message:
         return BlockingIOError(f"{path} is already open in this process with other settings; close it first")
     if "not a valid DuckDB database" in message:
-        return ValueError(f"{path} is not a DuckDB file; give a database that a run has written, or a new path")
+        return ValueError(
+            f"{path} is not a DuckDB file; give a database that a run has written, or a new path"
+        )
     if "version" in message:
         return ValueError(f"{path} was written by another version of DuckDB: {_first_line(error)}")
     return OSError(f"cannot open {path}: {_first_line(error)}")

@@ -58,10 +58,12 @@ class KuaiRand(NamedTuple):
     """All integers are int64; tables are sorted by their ids, impressions by user, time and video.
 
     users: user_id, follows, fans, friends, register_days.
-    videos: video_id, author_id, tag (the first of up to three, -1 without any), duration_ms, upload_day (days since
-      1970-01-01), then as float64, under the file's names, each `*_cnt` column: daily averages of the whole platform.
-    impressions: user_id, video_id, ts (Unix ms), tab (1 is the single-column feed), watch_ms, duration_ms; as 0 or 1
-      play, long_view, like, comment, share, follow, hate; panel_ms, profile_ms (0 = not opened); profile_enter.
+    videos: video_id, author_id, tag (the first of up to three, -1 without any), duration_ms, upload_day (days
+      since 1970-01-01), then as float64 and under the file's names each `*_cnt` column: daily averages of the
+      whole platform.
+    impressions: user_id, video_id, ts (Unix ms), tab (1 is the single-column feed), watch_ms, duration_ms;
+      play, long_view, like, comment, share, follow, hate as 0 or 1; panel_ms, profile_ms (0 = not opened);
+      profile_enter as 0 or 1.
     histories: user_id, videos (plays before the log begins, oldest first, at most 50, repeats kept), last_ts.
     exposures: n_exposures, n_plays of each user in the full log; the rows belong to no user_id.
     """
@@ -75,7 +77,7 @@ class KuaiRand(NamedTuple):
 
 
 def read_kuairand(folder: str | Path) -> KuaiRand:
-    """The logs in a folder. Videos without a duration are left out with all that happened to them, and counted.
+    """The logs in a folder. Videos without a duration are left out with all their rows, which are counted.
 
     FileNotFoundError where the folder or a file is missing, ValueError where a file lacks a column.
     """
@@ -125,7 +127,9 @@ def _integers(table: pa.Table, sources: dict[str, str]) -> pa.Table:
 
 
 def _videos(table: pa.Table) -> pa.Table:
-    first_tag = pc.struct_field(pc.extract_regex(table["tag"], r"^(?P<tag>[0-9]+)"), "tag")  # null of "unknown"
+    first_tag = pc.struct_field(
+        pc.extract_regex(table["tag"], r"^(?P<tag>[0-9]+)"), "tag"
+    )  # null of "unknown"
     upload = pc.strptime(table["upload_date"].cast(pa.string()), format="%Y%m%d", unit="s")
     columns = {
         "video_id": table["video_id"].cast(pa.int64()),

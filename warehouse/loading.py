@@ -1,12 +1,12 @@
-"""How staged rows enter a table so that each key is stored once. Statements only; `Warehouse.record` runs them."""
+"""How staged rows enter a table so that each key is stored once. `Warehouse.record` runs these statements."""
 
 import sqlalchemy as sa
 
 from warehouse.schema import EXPOSURES, KEYS, STAGED, TABLES, Range
 
 NEAR: dict[str, str] = {"events": "ts", "propensities": "session"}
-"""Large tables are searched for known keys only where this column lies in the batch's own range: against all rows
-the work would grow with the square of the log. A row that comes again keeps its time, so it is found."""
+"""Large tables are searched for known keys only where this column lies in the batch's own range: against all
+rows the work would grow with the square of the log. A row that comes again has its old time, so it is found."""
 
 CONSTANT = ("items", "users")
 """What these rows say never changes: the same key with other values is an error."""
@@ -15,7 +15,9 @@ CONSTANT = ("items", "users")
 def repeated_keys(name: str) -> sa.Select:
     """How many keys occur more than once among the staged rows."""
     staged = STAGED[name]
-    repeated = sa.select(sa.literal(1)).select_from(staged).group_by(*_key(staged)).having(sa.func.count() > 1)
+    repeated = (
+        sa.select(sa.literal(1)).select_from(staged).group_by(*_key(staged)).having(sa.func.count() > 1)
+    )
     return sa.select(sa.func.count()).select_from(repeated.subquery("repeated"))
 
 
@@ -63,7 +65,9 @@ def _first_of_each_key(name: str) -> sa.Subquery:
     rest = [column for column in staged.c if column.name not in KEYS[name]]
     rank = sa.func.row_number().over(partition_by=_key(staged), order_by=rest or _key(staged)).label("rank")
     ranked = sa.select(*staged.c, rank).subquery("ranked")
-    return sa.select(*(ranked.c[column.name] for column in staged.c)).where(ranked.c.rank == 1).subquery("new")
+    return (
+        sa.select(*(ranked.c[column.name] for column in staged.c)).where(ranked.c.rank == 1).subquery("new")
+    )
 
 
 def _key(table: sa.FromClause, name: str | None = None) -> list[sa.ColumnElement]:

@@ -44,7 +44,9 @@ def checked_windows(windows: Iterable[tuple[int, int]]) -> list[Window]:
     result = [Window(*window) for window in windows]
     for window in result:
         if not 1 <= window.first_day <= window.last_day:
-            raise ValueError(f"window {tuple(window)} is no range of days; days count from 1, first day first")
+            raise ValueError(
+                f"window {tuple(window)} is no range of days; days count from 1, first day first"
+            )
     return result
 
 

@@ -1,8 +1,7 @@
 """The questions that an experiment asks of a warehouse, as SQLAlchemy statements. Everything here is pure.
 
-One text serves every database. Two things differ between them and are kept out of the text: integers wide enough
-for exact sums of products (`WideInteger`), and division of integers (none is needed: days are told by the
-timestamp of their first millisecond).
+One text serves every database. Only integers wide enough for exact sums of products differ (`WideInteger`).
+Division of integers would, so none is used: a day is told by the timestamp of its first millisecond.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from warehouse.events import DAY_MS, Kind
-from warehouse.schema import EVENTS, EXPOSURES, KEYS, STAGED, TABLES
+from warehouse.schema import EVENTS, EXPOSURES, KEYS
 
 COUNTS: dict[str, Kind] = {f"n_{kind.name}": kind for kind in Kind}
 DURATIONS: dict[str, Kind] = {
@@ -62,7 +61,7 @@ def interactions(before: int | None = None) -> sa.Select:
 
 
 def impressions(before: int | None = None) -> sa.Select:
-    """One row for each impression with its watch time and, as 0 or 1, what the user did about it before `before`."""
+    """One row for each impression: its watch time and, as 0 or 1, what the user did about it before `before`."""
     e = EVENTS.c
     actions = (Kind.play, Kind.long_view, Kind.like, Kind.comment, Kind.share, Kind.follow)
     slot = (e.user, e.session, e.request, e.position)
@@ -162,10 +161,10 @@ def totals(experiment: str, start_ts: int, window: Window) -> sa.Select:
 
 
 def user_days(users: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]) -> sa.Select:
-    """What analysed users did on each day of a window after their first exposure: user, arm, day_ts, `columns`.
+    """What analysed users did on each day of a window since their exposure: user, arm, day_ts, `columns`.
 
-    Only days with events have a row. Kinds are counted first and turned into columns afterwards, which is cheaper
-    than one conditional sum for each column over all events.
+    Only days with events have a row. Kinds are counted first and turned into columns afterwards, which is
+    cheaper than one conditional sum for each column over all events.
     """
     e = EVENTS.c
     day_ts = (e.ts - sa.func.mod(e.ts - start_ts, DAY_MS)).label("day_ts")

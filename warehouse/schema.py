@@ -1,4 +1,4 @@
-"""The tables of a warehouse, built from the records of `warehouse.events`: there is no second list of columns.
+"""The tables of a warehouse, built from the records of `warehouse.events`: no second list of columns.
 
 The same records give the Arrow schemas in which rows travel and the ranges that a stored value must keep.
 """
@@ -30,8 +30,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "items": ("item",),
     "users": ("user",),
 }
-"""What makes a row the same row. Only small tables carry it as a primary key: on events it would cost more than
-half of the loading speed, so `Warehouse.record` keeps their keys unique."""
+"""What makes a row the same row. Only small tables carry it as a primary key: on events it would cost more
+than half of the loading speed, so `Warehouse.record` keeps their keys unique."""
 
 
 class Range(NamedTuple):
@@ -78,7 +78,10 @@ def arrow_schema(record: type) -> pa.Schema:
     ['user', 'source_id']
     """
     return pa.schema(
-        [pa.field(field.name, _column_types(field.name, field.type)[1], nullable=False) for field in fields(record)]
+        [
+            pa.field(field.name, _column_types(field.name, field.type)[1], nullable=False)
+            for field in fields(record)
+        ]
     )
 
 
@@ -124,9 +127,9 @@ BATCHES = sa.Table(
     sa.Column("max_ts", sa.BigInteger),
     sa.Column("committed_at_ms", sa.BigInteger, nullable=False),
 )
-"""The ledger: one row for each batch that was recorded, in the same transaction as its rows. `n_rows` counts the
-rows that were new; the times are those of its events, null without events; `committed_at_ms` is the wall clock,
-for audit only."""
+"""The ledger: one row for each batch that was recorded, in the same transaction as its rows. `n_rows` counts
+the rows that were new; the times are those of its events, null without events; `committed_at_ms` is the wall
+clock, for audit only."""
 
 EXPERIMENTS = sa.Table(
     "experiments",

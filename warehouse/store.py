@@ -11,15 +11,15 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
 
 from warehouse import loading, queries
 from warehouse.batch import checked, content_hash, packed_rows
-from warehouse.duck import MEMORY, Duck
+from warehouse.duck import Duck
 from warehouse.events import DAY_MS
 from warehouse.moments import Moments, assembled, checked_columns, checked_windows, day_sums
+from warehouse.opening import open_database
 from warehouse.queries import Window
-from warehouse.schema import BATCHES, EXPERIMENTS, FORMAT, FORMAT_VERSION, METADATA, STAGED, TABLES, Range
+from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
 
 __all__ = ["Moments", "Warehouse", "Window"]
 
@@ -29,8 +29,8 @@ HASH_BLOCK_ROWS = 262_144
 class Warehouse:
     """A database of events. Open it with `Warehouse.open`, close it or use it in a `with` block.
 
-    Bad input raises ValueError or LookupError, a file that cannot be used OSError or ValueError, always in one
-    sentence. One warehouse serves one thread.
+    Bad input raises ValueError or LookupError, a file that cannot be used OSError or ValueError, always in
+    one sentence. One warehouse serves one thread.
     """
 
     def __init__(self, database: Duck) -> None:
@@ -45,14 +45,7 @@ class Warehouse:
 
         A file that is not there is made, unless `read_only`. One process at a time may write to a file.
         """
-        database = Duck(_path_of(url), memory_limit=memory_limit, threads=threads, read_only=read_only)
-        warehouse = cls(database)
-        try:
-            warehouse._claim()
-        except BaseException:
-            database.close()
-            raise
-        return warehouse
+        return cls(open_database(url, memory_limit=memory_limit, threads=threads, read_only=read_only))
 
     def close(self) -> None:
         """Give the file back. Closing twice is harmless."""
@@ -78,8 +71,8 @@ class Warehouse:
     ) -> int:
         """Store a batch and its row in the ledger in one transaction, and return how many rows were new.
 
-        The same batch again stores nothing and returns 0; the same id with other rows is a ValueError. Rows whose
-        key is stored already (see `schema.KEYS`) are left out; an exposure keeps its earliest first_ts.
+        The same batch again stores nothing and returns 0; the same id with other rows is a ValueError. Rows
+        whose key (`schema.KEYS`) is stored already are left out; an exposure keeps its earliest first_ts.
         """
         given = {
             "events": events,
@@ -121,8 +114,10 @@ class Warehouse:
 
         Registering the same again does nothing; other settings under a known name are a ValueError.
         """
-        if not isinstance(settings.get("start_ts"), int):
-            raise ValueError(f"experiment {name!r} has start_ts {settings.get('start_ts')!r}; give milliseconds")
+        if type(settings.get("start_ts")) is not int:
+            raise ValueError(
+                f"experiment {name!r} has start_ts {settings.get('start_ts')!r}; give milliseconds"
+            )
         text = json.dumps(settings, allow_nan=False)
         with self.atomic():
             known = self._experiments().get(name)
@@ -134,7 +129,7 @@ class Warehouse:
     # What was recorded
 
     def experiment(self, name: str | None = None) -> dict[str, Any]:
-        """The settings of an experiment; without a name, of the only one. LookupError names the known ones."""
+        """The settings of an experiment; without a name, of the only one. LookupError names the known."""
         known = self._experiments()
         names = ", ".join(sorted(known)) or "none"
         if name is None and len(known) == 1:
@@ -157,17 +152,20 @@ class Warehouse:
     def counts(self) -> dict[str, int]:
         """Rows of each table."""
         tables = {**TABLES, "batches": BATCHES, "experiments": EXPERIMENTS}
-        return {name: self._scalar(sa.select(sa.func.count()).select_from(table)) for name, table in tables.items()}
+        return {
+            name: self._scalar(sa.select(sa.func.count()).select_from(table))
+            for name, table in tables.items()
+        }
 
     def event_hash(self) -> str:
-        """A hash of all events in the order of (ts, key): equal for equal events, however they were recorded."""
+        """A hash of all events in the order of (ts, key), the same however they were recorded."""
         digest = hashlib.blake2b(digest_size=16)
         for block in self._database.blocks(queries.ordered_events(), HASH_BLOCK_ROWS):
             digest.update(packed_rows(block))
         return digest.hexdigest()
 
     def sql(self, text: str) -> pa.Table:
-        """The answer to a SELECT. Sums of integers come as floats: cast them to BIGINT where digits matter."""
+        """The answer to a SELECT. Sums of integers come as floats: cast them to BIGINT for all digits."""
         return self._database.ask(text)
 
     # What an experiment did
@@ -191,20 +189,24 @@ class Warehouse:
         return self._scalar(queries.crossovers(experiment))
 
     def totals(self, experiment: str, window: tuple[int, int]) -> pa.Table:
-        """One row for each analysed user exposed before the window's end: user, arm, then `queries.TOTALS` of what
-        happened in the window from the user's first exposure on; 0 without events."""
+        """One row for each analysed user exposed before the window's end: user, arm, then `queries.TOTALS` of
+        what happened in the window from the user's first exposure on; 0 without events."""
         (checked_window,) = checked_windows([window])
         return self._database.table(queries.totals(experiment, self._start_ts(experiment), checked_window))
 
     def moments(
         self, experiment: str, windows: Sequence[tuple[int, int]], *, columns: Sequence[str] | None = None
     ) -> list[Moments]:
-        """Exact sums and sums of products of totals by window and arm (sorted), from one pass over the events.
+        """Exact sums and sums of products of totals by window and arm, from one pass over the events.
 
         `columns` restricts them, in the order of TOTALS; fewer columns are much less work. An arm without any
         exposed user has no row.
         """
-        asked, names, start_ts = checked_windows(windows), checked_columns(columns), self._start_ts(experiment)
+        asked, names, start_ts = (
+            checked_windows(windows),
+            checked_columns(columns),
+            self._start_ts(experiment),
+        )
         if not asked:
             return []
         exposed = self._database.rows(queries.exposed_by_day(experiment, start_ts))
@@ -212,24 +214,6 @@ class Warehouse:
         return assembled(rows, exposed, start_ts, asked, names)
 
     # Steps
-
-    def _claim(self) -> None:
-        """Check that the database is a warehouse; make an empty one into one."""
-        path, found = self._database.path, self._database.table_names()
-        if not found and not self._database.read_only:
-            with self.atomic():
-                for table in METADATA.sorted_tables:
-                    self._database.write(CreateTable(table))
-                self._database.write(FORMAT.insert().values(version=FORMAT_VERSION))
-            return
-        if FORMAT.name not in found:
-            raise ValueError(f"{path} is a DuckDB file but no warehouse; give one that a run has written, or a new path")
-        version = self._scalar(sa.select(FORMAT.c.version))
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has warehouse format {version}, and this version reads {FORMAT_VERSION}; "
-                f"use the version that wrote it"
-            )
 
     def _is_recorded(self, batch_id: str, content: str) -> bool:
         rows = self._database.rows(sa.select(BATCHES.c.content_hash).where(BATCHES.c.batch_id == batch_id))
@@ -277,13 +261,3 @@ class Warehouse:
     def _scalar(self, statement: sa.Select) -> Any:
         return self._database.rows(statement)[0][0]
 
-
-def _path_of(url: str | Path) -> str:
-    """The path in a URL; a text without a scheme is a path."""
-    text = str(url)
-    scheme, separator, path = text.partition("://")
-    if not separator:
-        return text
-    if scheme != "duckdb":
-        raise ValueError(f"unknown database {text!r}; known forms: a path, duckdb:///path, duckdb:///{MEMORY}")
-    return path.removeprefix("/") or MEMORY

@@ -28,8 +28,7 @@ def detectable_lift(
     power: float = POWER,
 ) -> float:
     """The smallest lift, as a fraction, found with this power; `variance` is that of a user's value."""
-    if mean <= 0 or variance <= 0:
-        raise ValueError(f"mean is {mean} and variance is {variance}; a lift needs both above 0")
+    _check(mean, variance)
     if min(n_control, n_treatment) < 2:
         raise ValueError(f"{n_control} and {n_treatment} users; each arm needs 2 or more")
     error = sqrt(variance / n_control + variance / n_treatment)
@@ -46,6 +45,7 @@ def users_needed(
     control_share: float = 0.5,
 ) -> int:
     """Users of both arms together so that a true lift of this size is found with this power."""
+    _check(mean, variance)
     if lift == 0:
         raise ValueError("no number of users can find a lift of 0; give the smallest lift that matters")
     if not 0 < control_share < 1:
@@ -67,3 +67,8 @@ def users_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _check(mean: float, variance: float) -> None:
+    if mean <= 0 or variance <= 0:
+        raise ValueError(f"mean is {mean} and variance is {variance}; a lift needs both above 0")

@@ -67,7 +67,9 @@ def test_a_broken_configuration_is_refused(text: str, words: list[str], tmp_path
 def test_flags_win_over_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text("days = 0\n")
-    result = abtest("run", "--config", str(config), "--days", "1", "--users", "0", "--out", str(tmp_path / "run"))
+    result = abtest(
+        "run", "--config", str(config), "--days", "1", "--users", "0", "--out", str(tmp_path / "run")
+    )
     assert "users is 0" in result.stderr
 
 

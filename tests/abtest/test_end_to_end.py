@@ -92,7 +92,10 @@ def test_the_same_seed_gives_the_same_report_and_events_and_another_seed_does_no
         )
         assert result.exit_code in (0, 3), result.output
     assert steady(report(tmp_path / "again")) == steady(report(finished_run))
-    hashes = [json.loads((f / "manifest.json").read_text())["event_hash"] for f in (finished_run, *tmp_path.iterdir())]
+    hashes = [
+        json.loads((f / "manifest.json").read_text())["event_hash"]
+        for f in (finished_run, *tmp_path.iterdir())
+    ]
     assert len(set(hashes)) == 2
 
 

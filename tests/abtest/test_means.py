@@ -58,6 +58,7 @@ def band(p: float, n: int, alarm: float, slack: float = 0.003) -> tuple[float, f
 # against independent sources
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # scipy's, where one arm is constant
 @given(counts, counts)
 def test_p_and_interval_of_the_difference_equal_those_of_scipy(control: list, treatment: list) -> None:
     found = compare(mean_of(control), mean_of(treatment), alpha=0.1)
@@ -101,7 +102,10 @@ def test_the_variance_of_a_ratio_equals_the_delta_method_computed_directly() -> 
     y = rng.poisson(20, 500)
     x = y * 17_000 + rng.integers(0, 5_000, 500)
     found = ratio_of(x, y)
-    residuals = [mpmath.mpf(int(a)) - mpmath.mpf(int(x.sum())) / int(y.sum()) * int(b) for a, b in zip(x, y, strict=True)]
+    residuals = [
+        mpmath.mpf(int(a)) - mpmath.mpf(int(x.sum())) / int(y.sum()) * int(b)
+        for a, b in zip(x, y, strict=True)
+    ]
     expected = sum(r * r for r in residuals) * 500 / 499 / mpmath.mpf(int(y.sum())) ** 2
     assert found.variance == pytest.approx(float(expected), rel=1e-15)
 
@@ -135,10 +139,10 @@ def test_the_interval_of_the_lift_agrees_with_the_bootstrap() -> None:
     rng = np.random.default_rng(3)
     control, treatment = sparse(rng, 0.5, (1500,)), sparse(rng, 0.6, (1500,))
     found = compare(mean_of(control), mean_of(treatment))
-    resampled = [
-        rng.multinomial(1500, np.full(1500, 1 / 1500), 20_000).astype(np.float32) @ arm.astype(np.float32) / 1500
-        for arm in (treatment, control)
-    ]
+    resampled = []
+    for arm in (treatment, control):
+        values, times = np.unique(arm, return_counts=True)
+        resampled.append(rng.multinomial(1500, times / 1500, 20_000) @ values / 1500)
     low, high = np.percentile(resampled[0] / resampled[1] - 1, [2.5, 97.5])
     assert found.lift_ci == pytest.approx((low, high), abs=0.05 * (high - low))
 
@@ -158,7 +162,9 @@ def test_the_interval_of_the_lift_is_the_set_that_fieller_defines() -> None:
 
 
 @given(estimates, estimates, st.sampled_from([0.05, 0.01, 0.2]))
-def test_both_intervals_exclude_0_exactly_when_p_is_below_alpha(c: Estimate, t: Estimate, alpha: float) -> None:
+def test_both_intervals_exclude_0_exactly_when_p_is_below_alpha(
+    c: Estimate, t: Estimate, alpha: float
+) -> None:
     found = compare(c, t, alpha=alpha)
     assert found.p is not None
     assert found.difference_ci is not None
@@ -180,22 +186,28 @@ def test_both_intervals_exclude_0_exactly_when_p_is_below_alpha(c: Estimate, t: 
 def test_swapping_the_arms_flips_the_sign_of_the_difference(a: list, b: list) -> None:
     one, other = compare(mean_of(a), mean_of(b)), compare(mean_of(b), mean_of(a))
     assert one.difference == -other.difference if other.difference else one.difference == 0
-    assert one.p == other.p
-    if one.difference_ci and other.difference_ci:
-        assert one.difference_ci == (-other.difference_ci[1], -other.difference_ci[0])
+    assert (one.p is None) == (other.p is None)
+    if one.p and one.difference_ci and other.difference_ci:
+        assert one.p == pytest.approx(other.p, rel=1e-12)
+        assert one.difference_ci == pytest.approx(
+            (-other.difference_ci[1], -other.difference_ci[0]), rel=1e-9
+        )
 
 
 @given(counts, counts, st.integers(2, 1000))
-def test_doubling_the_values_doubles_the_difference_and_keeps_lift_and_p(a: list, b: list, factor: int) -> None:
+def test_doubling_the_values_doubles_the_difference_and_keeps_lift_and_p(
+    a: list, b: list, factor: int
+) -> None:
     one = compare(mean_of(a), mean_of(b))
     more = compare(mean_of([factor * x for x in a]), mean_of([factor * x for x in b]))
     scaled = compare(mean_of([factor * x for x in a], factor), mean_of([factor * x for x in b], factor))
     assert one.reason == more.reason == scaled.reason
-    if one.difference is not None:
+    if one.difference is not None and one.p is not None:
         assert more.difference == pytest.approx(factor * one.difference, abs=1e-9)
         assert scaled.difference == pytest.approx(one.difference, abs=1e-12)
-    assert more.p == pytest.approx(one.p, rel=1e-9)
-    assert more.lift_ci == (one.lift_ci and pytest.approx(one.lift_ci, rel=1e-6, abs=1e-9))
+    for other in (more, scaled):
+        assert other.p == (one.p and pytest.approx(one.p, rel=1e-9))
+        assert other.lift_ci == (one.lift_ci and pytest.approx(one.lift_ci, rel=1e-6, abs=1e-9))
 
 
 @given(st.permutations(list(range(12))))
@@ -223,6 +235,7 @@ def test_two_constant_arms_have_no_p() -> None:
     assert found.reason == ZERO_VARIANCE
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")
 def test_one_constant_arm_is_enough_for_a_p() -> None:
     oracle = stats.ttest_ind([1, 2, 5], [2, 2, 2, 2], equal_var=False)
     assert compare(mean_of([2, 2, 2, 2]), mean_of([1, 2, 5])).p == pytest.approx(oracle.pvalue, rel=1e-12)
@@ -250,7 +263,9 @@ def test_a_control_of_exactly_0_has_no_lift() -> None:
 
 
 def test_a_ratio_whose_denominator_is_0_has_no_value() -> None:
-    found = compare(ratio_of(np.array([0, 0]), np.array([0, 0])), ratio_of(np.array([1, 2]), np.array([1, 1])))
+    found = compare(
+        ratio_of(np.array([0, 0]), np.array([0, 0])), ratio_of(np.array([1, 2]), np.array([1, 1]))
+    )
     assert found.difference is None
     assert found.reason == "the ratio divides by 0 in an arm"
 
@@ -291,7 +306,7 @@ def test_fieller_covers_a_true_lift(n: int, low: float, high: float) -> None:
 
 
 def test_plays_taken_as_independent_alarm_falsely_and_clustered_ones_do_not() -> None:
-    """1,500 A/A tests, 100 users an arm, about 21 plays a user; fails by chance with probability below 1e-6."""
+    """1,500 A/A tests, 100 users an arm, some 21 plays a user; fails by chance with p below 1e-6."""
     rng = np.random.default_rng(6)
     alarms = naive = 0
     for _ in range(1500):

@@ -21,7 +21,9 @@ def test_the_detectable_lift_equals_that_of_statsmodels(n: int, alpha: float) ->
 def test_the_users_needed_are_those_of_statsmodels(lift: float, share: float) -> None:
     ratio = (1 - share) / share
     oracle = TTestIndPower().solve_power(effect_size=abs(lift) / 1.5, alpha=0.05, power=0.8, ratio=ratio)
-    assert users_needed(2.0, 9.0, lift, control_share=share) == pytest.approx(oracle * (1 + ratio), rel=0.02, abs=2)
+    assert users_needed(2.0, 9.0, lift, control_share=share) == pytest.approx(
+        oracle * (1 + ratio), rel=0.02, abs=2
+    )
 
 
 def test_one_user_fewer_is_not_enough() -> None:

@@ -46,7 +46,7 @@ def test_too_many_outcomes_are_drawn_and_the_same_each_time() -> None:
 
 
 def test_an_arm_of_weight_0_without_users_leaves_the_test() -> None:
-    """The example of statistics by hand: 520 and 480 of 1,000 give p = .206; one degree more would give .449."""
+    """520 and 480 of 1,000 give p = .206; one degree of freedom more would give .449."""
     assert sample_ratio([520, 480, 0], [0.5, 0.5, 0]).p == pytest.approx(0.206, abs=5e-4)
     assert sample_ratio([520, 480, 0], [0.5, 0.5, 0]).p == sample_ratio([520, 480], [0.5, 0.5]).p
 

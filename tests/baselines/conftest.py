@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from baselines import MODELS, load_model
 from baselines.base import Interactions
+
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("steady")
 
 EVERY_MODEL = [*MODELS, *(["recgpt"] if importlib.util.find_spec("recgpt.recommender") else [])]
 N_USERS, N_ITEMS, LENGTH = 120, 40, 14
@@ -31,11 +35,11 @@ def small_model(name: str, *, seed: int = 0, epochs: int = 15) -> Any:
     from baselines.training import TrainingSettings
 
     loss = LossSettings("sampled", 30)
-    settings = replace(cls.settings_type(), dim=16, dropout=0.1, loss=loss)
+    sizes = replace(cls.settings_type(), dim=16, dropout=0.1, loss=loss)
     training = TrainingSettings(
         epochs=epochs, batch_targets=256, lr=1e-2, patience=100, validation_users=20, seed=seed, threads=1
     )
-    return cls(settings, training)
+    return cls(sizes, training)
 
 
 def checkerboard() -> Interactions:

@@ -27,9 +27,15 @@ def test_every_item_but_a_users_first_is_a_target_once_after_the_item_before_it(
         assert ((batch.items > 0) == (batch.targets > 0)).all()
         assert (batch.items[:, 0] > 0).all()
         assert torch.equal(torch.from_numpy(data.users)[batch.items[:, 0] - 1], batch.users)
-        assert (batch.items[:, 1:][batch.targets[:, 1:] > 0] == batch.targets[:, :-1][batch.items[:, 1:] > 0]).all()
-        pairs += list(zip(batch.items[batch.items > 0].tolist(), batch.targets[batch.targets > 0].tolist(), strict=True))
-    expected = [(i, i + 1) for i, (u, v) in enumerate(zip(data.users, data.users[1:], strict=False), 1) if u == v]
+        assert (
+            batch.items[:, 1:][batch.targets[:, 1:] > 0] == batch.targets[:, :-1][batch.items[:, 1:] > 0]
+        ).all()
+        pairs += list(
+            zip(batch.items[batch.items > 0].tolist(), batch.targets[batch.targets > 0].tolist(), strict=True)
+        )
+    expected = [
+        (i, i + 1) for i, (u, v) in enumerate(zip(data.users, data.users[1:], strict=False), 1) if u == v
+    ]
     assert sorted(pairs) == expected
 
 

@@ -100,7 +100,7 @@ def test_a_list_does_not_depend_on_who_shares_the_batch(model, make_histories):
         assert np.array_equal(alone, together[one])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 50), st.integers(0, 100), st.integers(0, 2**32 - 1))
 def test_a_state_answers_as_recommend_would(model, make_histories, k, n_since, seed):
     generator = np.random.default_rng(seed)

@@ -67,12 +67,15 @@ def test_sampled_softmax_masks_accidental_hits(inputs):
 
 def test_with_several_vectors_the_largest_logit_counts(inputs):
     _, table, targets, generator = inputs
-    h = torch.randn(N, 3, D, generator=generator)
+    h = torch.randn(N, 3, D, generator=generator, requires_grad=True)
     negatives = torch.randint(1, N_ITEMS + 1, (20,), generator=generator)
     own = (h @ table[targets][:, :, None]).amax(dim=1)
     logits = (h @ table[negatives].T).amax(dim=1).masked_fill(targets[:, None] == negatives, -torch.inf)
     dense = F.cross_entropy(torch.cat((own, logits), dim=1), torch.zeros(N, dtype=torch.long))
-    torch.testing.assert_close(sampled_softmax(h, table, targets, negatives), dense)
+    value = sampled_softmax(h, table, targets, negatives)
+    torch.testing.assert_close(value, dense)
+    for ours, theirs in zip(gradients(value, h, table), gradients(dense, h, table), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-4)
 
 
 def test_a_single_vector_is_one_interest(inputs):

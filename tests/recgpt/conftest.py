@@ -11,7 +11,8 @@ from recgpt.model import Decoder, RecGPTConfig
 
 @pytest.fixture
 def make_decoder() -> Callable[..., Decoder]:
-    """Random weights, large enough that no two scores nearly tie; doubles, so that orders of summation agree."""
+    """Random weights, large enough that no two scores nearly tie; doubles, so that orders of summation
+    agree."""
 
     def make(**sizes: int | float | bool) -> Decoder:
         with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,5 @@
-"""Every generator against a reference that runs the whole prefix anew for each generated item, one user at a time."""
+"""Every generator against a reference that runs the whole prefix anew for each generated item, one user at a
+time."""
 
 import pytest
 import torch

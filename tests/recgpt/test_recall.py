@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.training import TrainingSettings
 from recgpt.recall import Split, choose_splits, encode_twice, merge, split_for, split_ranks
 from recgpt.recommender import RecGPT, RecGPTSettings
 

@@ -6,10 +6,10 @@ from itertools import count
 import numpy as np
 import pyarrow as pa
 import pytest
-from warehouse.schema import RECORDS, arrow_schema
-from warehouse.store import Warehouse
 
 from warehouse.events import DAY_MS, Kind
+from warehouse.schema import RECORDS, arrow_schema
+from warehouse.store import Warehouse
 
 START_TS = 3 * DAY_MS
 ARMS = ("comirec", "recgpt")
@@ -34,11 +34,13 @@ def warehouse(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
 
 @pytest.fixture(scope="session")
 def table() -> Callable[..., pa.Table]:
-    """Makes a table of a record from columns, filling up single values: table("events", user=[1, 2], kind=1, ...)."""
+    """Makes a table of a record; single values fill their column: table("events", user=[1, 2], kind=1)."""
 
     def make(name: str, **columns: object) -> pa.Table:
         schema = arrow_schema(RECORDS[name])
-        n = max([len(value) for value in columns.values() if isinstance(value, (list, np.ndarray))], default=1)
+        n = max(
+            [len(value) for value in columns.values() if isinstance(value, (list, np.ndarray))], default=1
+        )
         arrays = []
         for field in schema:
             value = columns.get(field.name, 0)
@@ -56,14 +58,16 @@ def views(table: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
 
     def make(users: list[int], times: list[int], kind: Kind = Kind.impression, value: int = 1) -> pa.Table:
         sessions = [next(numbers) for _ in users]
-        return table("events", ts=times, ingest_ts=times, user=users, session=sessions, item=7, kind=kind, value=value)
+        return table(
+            "events", ts=times, ingest_ts=times, user=users, session=sessions, item=7, kind=kind, value=value
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
 def random_events(table: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
-    """Makes events of all kinds with distinct keys, from a day before the experiment to a day after its fifth."""
+    """Makes events of all kinds with distinct keys, from a day before the experiment to its sixth day."""
 
     def make(seed: int, n: int = 2_000, n_users: int = 40) -> pa.Table:
         rng = np.random.default_rng(seed)

@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recgpt.cli import main
+
+FEW = ["--epochs", "2", "--threads", "1"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A ring of 30 items; users walk 5 to 10 steps."""
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "ring.txt"
+    lines = []
+    for user in range(1, 61):
+        start, steps = generator.integers(0, 30), generator.integers(5, 11)
+        lines.append(" ".join(str(n) for n in (user, *((start + np.arange(steps)) % 30 + 1))))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for result in (
+        run("pretrain", data, "--out", folder, "--dim", 16, *FEW),
+        run("tune", data, "--from", folder, "--out", folder, *FEW),
+    ):
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, recgpt.cli; sys.exit(bool({'torch', 'numpy', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["pretrain", "tune", "eval", "recommend"])
+def test_every_command_has_an_example_to_paste(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"  recgpt {command} Beauty.txt" in result.output
+
+
+def test_the_example_commands_parse():
+    for command in main.commands.values():
+        known = {name for option in command.params for name in option.opts}
+        lines = [line for line in command.help.splitlines() if line.strip().startswith("recgpt ")]
+        used = {word for line in lines for word in line.split() if word.startswith("--")}
+        assert used <= known
+
+
+def test_a_stage_reports_progress_on_stderr_and_its_result_on_stdout(data, tmp_path):
+    result = run("pretrain", data, "--out", tmp_path, "--dim", 16, *FEW)
+    assert "recgpt pretrain: epoch 1" in result.stderr
+    assert result.stdout.startswith(str(tmp_path / "pretrained.safetensors"))
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrained.safetensors"]
+
+
+def test_eval_of_a_checkpoint_has_a_row_for_each_stage(data, checkpoint):
+    result = run("eval", data, "--checkpoint", checkpoint, "--json")
+    found = json.loads(result.stdout)
+    assert {key: found[key] for key in ("data", "split", "masking")} == {
+        "data": "ring",
+        "split": "test",
+        "masking": "seen",
+    }
+    assert [row["model"] for row in found["results"]] == ["recgpt:pretrain", "recgpt:tuned", "recgpt"]
+    for row in found["results"]:
+        assert {"hr@5", "ndcg@5", "hr@10", "ndcg@10", "n_users", "seconds"} <= set(row)
+        assert 0 <= row["ndcg@5"] <= row["hr@5"] <= row["hr@10"] <= 1
+        assert row["n_users"] == 60
+
+
+def test_eval_trains_the_models_that_are_named(data):
+    result = run("eval", data, "--models", "recgpt,poprec", *FEW, "--json")
+    assert result.exit_code == 0, result.output
+    names = [row["model"] for row in json.loads(result.stdout)["results"]]
+    assert names == ["recgpt:pretrain", "recgpt:tuned", "recgpt", "poprec"]
+
+
+def test_eval_without_json_prints_an_aligned_table(data, checkpoint):
+    lines = run(
+        "eval", data, "--checkpoint", checkpoint, "--split", "valid", "--recall", "8,2"
+    ).stdout.splitlines()
+    assert len(lines) == 5
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert "(8, 2)" in lines[4]
+
+
+def test_recommend_prints_lists_without_seen_items(data, checkpoint):
+    result = run("recommend", data, "--checkpoint", checkpoint, "--users", "3,1", "--k", 4)
+    rows = [[int(word) for word in line.split()] for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows] == [3, 1]
+    histories = {
+        int(line.split()[0]): {int(w) for w in line.split()[1:]} for line in data.read_text().splitlines()
+    }
+    for user, *items in rows:
+        assert len(items) == 4
+        assert not histories[user] & set(items)
+    longer = run("recommend", data, "--checkpoint", checkpoint, "--recall", "5,1").stdout.splitlines()
+    assert len(longer) == 60
+    assert len(longer[0].split()) == 7
+
+
+@pytest.fixture
+def bad(tmp_path, data, checkpoint):
+    """Files that are wrong in one way each."""
+    (tmp_path / "letters.txt").write_text("1 2 3 4\n2 5 abc 7\n")
+    (tmp_path / "short.txt").write_text("1 2 3\n2 5 4\n")
+    (tmp_path / "larger.txt").write_text("1 2 3 99\n")
+    (tmp_path / "cut").mkdir()
+    whole = (checkpoint / "pretrained.safetensors").read_bytes()
+    (tmp_path / "cut" / "pretrained.safetensors").write_bytes(whole[: len(whole) // 2])
+    return {"tmp": tmp_path, "data": data, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("eval {tmp}/letters.txt", "line 2 of .*letters.txt: 'abc' is not an item id"),
+        ("eval {tmp}/none.txt", "no file .*none.txt"),
+        ("eval {tmp}/short.txt", "no user of .*short.txt has three items"),
+        ("eval {data} --k 7", "7 is not in the range 0<=x<=6"),
+        ("eval {data} --recall 40,20", r"m \+ n is 60; a list has 1 to 50 items"),
+        ("eval {data} --recall 0,0", r"m \+ n is 0"),
+        ("eval {data} --recall 9", "'9' is not of the form m,n; for example 9,1"),
+        ("eval {data} --models recgtp", "unknown model 'recgtp'; known models: .*Did you mean 'recgpt'"),
+        ("eval {data} --models ,", "unknown model ','"),
+        ("eval {data} --checkpoint {tmp}/cut", "pretrained.safetensors is no readable checkpoint"),
+        ("eval {data} --checkpoint {tmp}", "no checkpoint at"),
+        ("eval {tmp}/larger.txt --checkpoint {checkpoint}", "trained on other data"),
+        ("tune {data} --from {tmp}/nowhere --out {tmp}", "no checkpoint at"),
+        (
+            "recommend {data} --checkpoint {checkpoint} --users 61",
+            "user '61' is not in the data; its users are 1 to 60",
+        ),
+        ("recommend {data} --checkpoint {checkpoint} --users x", "user 'x' is not in the data"),
+        (
+            "recommend {tmp}/larger.txt --checkpoint {checkpoint}",
+            "has item 99, but the checkpoint knows items 1 to 30",
+        ),
+        ("pretrain {data}", "Missing option '--out'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(bad, command, message):
+    result = run(*command.format(**bad).split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert line.startswith("Error: ")
+    import re
+
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("place", ["--debug eval {tmp}/none.txt", "eval {tmp}/none.txt --debug"])
+def test_debug_shows_where_an_error_came_from(tmp_path, place):
+    result = run(*place.format(tmp=tmp_path).split())
+    assert isinstance(result.exception, ValueError)

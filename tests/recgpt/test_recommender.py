@@ -1,0 +1,148 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from baselines.base import Interactions
+from baselines.data import leave_one_out
+from baselines.sequential import LossSettings
+from baselines.training import TrainingSettings
+from recgpt.recall import Split
+from recgpt.recommender import RecGPT, RecGPTSettings
+from recgpt.stages import document, measure, train_and_measure
+
+SETTINGS = RecGPTSettings(dim=16, dropout=0.1, loss=LossSettings("sampled", 30))
+TRAINING = TrainingSettings(epochs=10, batch_targets=256, lr=1e-2, validation_users=20, threads=1)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Everybody walks through a ring of 40 items, one step at a time; who is where differs."""
+    generator = np.random.default_rng(4)
+    users = np.repeat(np.arange(100), 12)
+    items = (generator.integers(0, 40, 100)[:, None] + np.arange(12)).reshape(-1) % 40 + 1
+    return Interactions.from_arrays(users, items, n_users=100, n_items=40)
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return RecGPT(SETTINGS, TRAINING).fit(world)
+
+
+def test_a_world_of_single_steps_is_learned_by_all_stages(model, world):
+    histories = world.histories()
+    following = histories[:, 11] % 40 + 1
+    lists = model.recommend(np.arange(100), histories, 10, histories)
+    assert (lists[:, 0] == following).mean() > 0.9
+    assert model.tuned
+    assert [len(run.epochs) for run in model.runs] == [8, 2]
+    assert set(model.splits) == {5, 10, 20, 50}
+
+
+def test_the_second_ranking_goes_a_step_further(world):
+    """With the next item picked and appended, the prompt's slot has learned to rank the item after it."""
+    model = RecGPT(replace(SETTINGS, tune_share=0.5), replace(TRAINING, epochs=20, patience=20)).fit(world)
+    histories = world.histories()
+    first, second = model.rankings(np.arange(100), histories, histories, 3)
+    assert (first[:, 0] == histories[:, 11] % 40 + 1).mean() > 0.9
+    assert (second[:, 0] == (histories[:, 11] + 1) % 40 + 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("prompts", ["sequential", "last"])
+def test_the_other_ways_of_prompting_learn_it_too(world, prompts):
+    model = RecGPT(replace(SETTINGS, prompts=prompts), TRAINING).fit(world)
+    histories = world.histories()
+    assert (
+        model.recommend(np.arange(100), histories, 1, histories)[:, 0] == histories[:, 11] % 40 + 1
+    ).mean() > 0.9
+
+
+def test_fit_is_pretraining_and_then_tuning(model, world):
+    alone = RecGPT(replace(SETTINGS, tune_share=0.0), replace(TRAINING, epochs=8)).fit(world)
+    assert not alone.tuned
+    assert not alone.splits
+    alone.settings, alone.training = SETTINGS, replace(TRAINING, epochs=2)
+    alone.tune(world)
+    histories = world.histories()
+    one, other = (m.rankings(np.arange(100), histories, histories, 20) for m in (model, alone))
+    assert np.array_equal(one, other)
+    assert alone.splits == model.splits
+
+
+def test_an_interrupted_fit_ends_in_the_same_model(model, world, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(stage, fraction):
+        if fraction >= 0.5:
+            raise StoppedError
+
+    again = RecGPT(SETTINGS, TRAINING)
+    again.resume_folder = tmp_path
+    with pytest.raises(StoppedError):
+        again.fit(world, stop)
+    assert (tmp_path / "pretrain.resume").exists()
+    started = []
+    again.fit(world, lambda stage, fraction: started.append(fraction))
+    assert started[0] > 0.5
+    assert not list(tmp_path.iterdir())
+    histories = world.histories()
+    lists = (m.recommend(np.arange(100), histories, 10, histories) for m in (model, again))
+    assert np.array_equal(*lists)
+
+
+def test_saved_and_loaded_keeps_the_chosen_recall(model, tmp_path):
+    before = model.splits
+    model.splits = {10: Split(8, 2, 5, 1)}
+    model.save(tmp_path / "m.safetensors")
+    model.splits = before
+    loaded = RecGPT.load(tmp_path / "m.safetensors")
+    assert loaded.splits == {10: Split(8, 2, 5, 1)}
+    assert loaded.split(10) == (8, 2)
+    assert loaded.tuned
+    assert loaded.settings == SETTINGS
+
+
+def test_tuning_on_other_interactions_is_refused(model, world):
+    fewer = Interactions(
+        *(c[:-1] for c in (world.users, world.items, world.times)), world.n_users, world.n_items
+    )
+    with pytest.raises(ValueError, match="not the interactions that the model was pre-trained on"):
+        model.tune(fewer)
+
+
+def test_a_share_for_the_second_step_overrules_validation(model):
+    forced = RecGPT(replace(SETTINGS, second_share=0.2), TRAINING)
+    forced.splits = {10: Split(10, 0)}
+    assert forced.split(10) == (8, 2)
+    assert forced.split(50) == (40, 10)
+
+
+@pytest.mark.parametrize("wrong", [{"tune_share": 1.0}, {"second_share": 1.5}])
+def test_shares_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        RecGPTSettings(**wrong)
+
+
+def test_stage_rows_are_what_recommend_gives(world):
+    split = leave_one_out(world)
+    rows = train_and_measure("recgpt", split, split.test, training=TRAINING, settings=SETTINGS)
+    assert [row.model for row in rows] == ["recgpt:pretrain", "recgpt:tuned", "recgpt"]
+    model = RecGPT(replace(SETTINGS, second_share=0.5), TRAINING).fit(split.train, validation=split.valid)
+    *_, two_step = measure(model, split.test)
+    users, histories, targets, _ = split.test
+    for k in (5, 10):
+        lists = model.recommend(users, histories, k, histories)
+        expected = [[*row].index(t) + 1 if t in row else 0 for row, t in zip(lists, targets, strict=True)]
+        assert two_step.ranks[k].tolist() == expected
+    lines = document(rows)
+    assert lines[1]["gained@10"] - lines[1]["lost@10"] == round(100 * (lines[1]["hr@10"] - lines[0]["hr@10"]))
+    assert "gained@10" not in lines[0]
+
+
+def test_user_vectors_learn_and_strangers_are_served(world):
+    model = RecGPT(replace(SETTINGS, user_vectors=True), TRAINING).fit(world)
+    histories = world.histories()
+    strangers = model.recommend(np.full(100, -1), histories, 1, histories)
+    assert (strangers[:, 0] == histories[:, 11] % 40 + 1).mean() > 0.8
+    assert np.array_equal(strangers, model.recommend(np.full(100, 10**9), histories, 1, histories))
