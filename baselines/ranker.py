@@ -44,7 +44,7 @@ class RankerSettings:
     user_prior: float = 10.0
     pair_prior: float = 5.0
     l2: float = 30.0
-    max_rows: int = 2_000_000  # the latest rows are learned from; the rates use all
+    max_rows: float = 2_000_000  # the latest rows are learned from; the rates use all
 
 
 FEATURES = (
@@ -89,7 +89,7 @@ class Ranker:
         user, item, time, label = user[order], item[order], time[order], label[order]
         self.mean = float(np.clip(label.mean(), 1e-3, 1 - 1e-3))
         self._index()
-        learned_from = slice(max(0, len(user) - self.settings.max_rows), None)
+        learned_from = slice(max(0, len(user) - int(self.settings.max_rows)), None)
         x = self._design(user, item, time, _Earlier(label))[learned_from]
         self.coefficients = logistic_regression(x, label[learned_from], self.settings.l2)
         self._tabulate(user, item, label)
@@ -130,8 +130,8 @@ class Ranker:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            *priors, max_rows = arrays["settings"].tolist()
-            model = cls(RankerSettings(*map(float, priors), max_rows=int(max_rows)))
+            priors = dict(zip(_SETTINGS, arrays["settings"].tolist(), strict=True))
+            model = cls(RankerSettings(**priors))
             model.coefficients = arrays["coefficients"]
             model.n_users, model.mean = int(arrays["numbers"][0]), float(arrays["numbers"][1])
             model.features = ItemFeatures(*(arrays[f"features.{name}"] for name in ItemFeatures._fields))
@@ -181,7 +181,7 @@ class Ranker:
         return np.column_stack(columns)
 
     def _tabulate(self, user: Ids, item: Ids, label: Floats) -> None:
-        """Turn rates and coefficients into tables of logit parts: by user, by item, by user with something."""
+        """Turn rates and coefficients into tables of logit parts: by user, by item, by pair."""
         s, c = self.settings, dict(zip(("one", *FEATURES), self.coefficients, strict=True))
         base = logit(self.mean)
 
@@ -272,8 +272,9 @@ class PairTable:
 
 
 def logistic_regression(x: Floats, y: Floats, l2: float, max_steps: int = 30) -> Floats:
-    """Coefficients that maximise the likelihood less l2 / 2 |b|^2 (the first column, the constant, is free), by
-    Newton's method. Sums are elementwise, so the result does not depend on a number of threads."""
+    """Coefficients that maximise the likelihood less l2 / 2 |b|^2 (the first column, the constant, is free).
+
+    By Newton's method. Sums are elementwise, so the result does not depend on a number of threads."""
     b = np.zeros(x.shape[1])
     penalty = np.full(x.shape[1], l2)
     penalty[0] = 1e-6

@@ -51,7 +51,8 @@ class SASRecNetwork(SequenceNetwork):
         x = self._embed(items)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.blocks[-1].at(x, last_slot(items))[:, 0]  # (B, d)
+        last: Block = self.blocks[-1]  # type: ignore[assignment]
+        return last.at(x, last_slot(items))[:, 0]  # (B, d)
 
     def _embed(self, items: Tensor) -> Tensor:
         position = torch.arange(items.shape[1], device=items.device)

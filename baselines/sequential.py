@@ -59,7 +59,7 @@ class SequenceNetwork(nn.Module):
 @dataclass(frozen=True)
 class LossSettings:
     """The loss that a model is trained with, the same choices for all: "sampled" (softmax over the target and
-    n_negatives shared by the batch), "full" (softmax over all items) or "bce" (n_negatives of its own a slot)."""
+    n_negatives shared by the batch), "full" (softmax over all items) or "bce" (n_negatives for each slot)."""
 
     kind: str = "sampled"
     n_negatives: int = 1024
@@ -89,7 +89,7 @@ class SequentialRecommender:
     """A subclass names itself and its settings, and builds its network; the rest is here.
 
     A model with several stages overrides `learn`; one whose list is more than the top of the scores overrides
-    `encode` and `retrieve`, on top of `top`. `extra` and `restore_extra` carry what it learned beside weights.
+    `encode` and `retrieve`, on top of `top`. `extra` and `restore_extra` carry what it learned beside.
     """
 
     name: ClassVar[str]
@@ -190,7 +190,7 @@ class SequentialRecommender:
     def top(
         self, users: Ids, histories: Ids, exclude: Ids, depth: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items, scores) of the best `depth` items of each user that are not excluded: (n, depth), best first,
+        """(items, scores) of each user's best `depth` items that are not excluded: (n, depth), best first,
         0 and -inf after the end. `histories` and `exclude` of any width."""
         n = len(users)
         items = np.zeros((n, depth), np.int32)
@@ -235,7 +235,7 @@ class SequentialRecommender:
     def top_of(
         self, vectors: Tensor, exclude: Ids, depth: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items, scores) of the best items for a block of 64 vectors, of which the first len(exclude) count."""
+        """(items, scores) of the best items for a block of 64 vectors; the first len(exclude) rows count."""
         by_interest = vectors[:, None] if vectors.dim() == 2 else vectors
         best, other = self._buffers
         with torch_threads(self.training.threads):

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from recgpt.stages import Row
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
-EPOCHS, LR, PATIENCE = 60, 1e-3, 10
 MAX_LIST = 50
 
 
@@ -70,28 +69,26 @@ debug = click.option(
 data_file = click.argument("data", type=click.Path(path_type=Path))
 
 
-def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How long and how to train; the same for every stage and model."""
+def training_options(epochs: int, lr: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """How long and how to train, with the defaults of a command."""
     patience = "Stop a stage after this many epochs without a better validation."
     options = [
-        click.option("--epochs", type=click.IntRange(1), default=EPOCHS, show_default=True, help="At most."),
-        click.option("--lr", type=click.FloatRange(0, min_open=True), default=LR, show_default=True),
-        click.option(
-            "--patience", type=click.IntRange(1), default=PATIENCE, show_default=True, help=patience
-        ),
+        click.option("--epochs", type=click.IntRange(1), default=epochs, show_default=True, help="At most."),
+        click.option("--lr", type=click.FloatRange(0, min_open=True), default=lr, show_default=True),
+        click.option("--patience", type=click.IntRange(1), default=10, show_default=True, help=patience),
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=2, show_default=True),
     ]
-    return _all(options, command)
+    return lambda command: _all(options, command)
 
 
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Settings of PromptSettings, which holds their defaults."""
+    """The fields of PromptSettings. A test compares the defaults told here with those."""
     ways, learned = click.Choice(["sequential", "parallel", "last"]), click.Choice(["none", "next", "skip"])
-    slot = "What a prompt's slot learns: nothing, the item after its gap, or the one after that."
+    slot = "What a prompt's slot learns: nothing, the item after its gap, or the one after that.  [skip]"
     options = [
-        click.option("--prompts", type=ways, help="How prompts are generated."),
+        click.option("--prompts", type=ways, help="How prompts are generated.  [parallel]"),
         click.option(
             "--k", "n_prompts", type=click.IntRange(0, 6), help="K, prompts in a gap; 0: fine-tuning."
         ),
@@ -128,7 +125,7 @@ def main() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options
+@training_options(epochs=48, lr=1e-3)
 @click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="Width of the network.")
 @click.option("--layers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
@@ -183,7 +180,7 @@ def pretrain(
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options
+@training_options(epochs=12, lr=5e-4)
 @prompt_options
 @debug
 def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
@@ -223,7 +220,7 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
               help="seen: items of the history are not ranked (minus infinity).")  # fmt: skip
 @click.option("--recall", type=_Recall(), help="m,n of the two steps, instead of what validation chose.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@training_options
+@training_options(epochs=60, lr=1e-3)
 @prompt_options
 @debug
 def evaluate(

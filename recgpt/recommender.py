@@ -32,11 +32,11 @@ from recgpt.tune import PromptSettings, tuning_loss
 
 @dataclass(frozen=True)
 class RecGPTSettings(PromptSettings):
-    """Sizes, loss and stages. Of the epochs of TrainingSettings, the share `tune_share` is prompt-tuning (0:
-    none).
+    """Sizes, loss and stages.
 
-    second_share: which part of a list step 2 fills, 0 to 1; None chooses it on validation for each length of
-    list.
+    tune_share: the part of the epochs of TrainingSettings that is prompt-tuning (0: none), at the rate
+    lr * tune_lr_factor. second_share: the part of a list that step 2 fills, 0 to 1; None chooses it on
+    validation for each length of list.
     """
 
     dim: int = 64
@@ -47,12 +47,15 @@ class RecGPTSettings(PromptSettings):
     user_dropout: float = 0.5
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
     tune_share: float = 0.2
+    tune_lr_factor: float = 0.5
     second_share: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.tune_share < 1:
             raise ValueError(f"tune_share is {self.tune_share}; it must be 0 (no tuning) to below 1")
+        if self.tune_lr_factor <= 0:
+            raise ValueError(f"tune_lr_factor is {self.tune_lr_factor}; it must be above 0")
         if self.second_share is not None and not 0 <= self.second_share <= 1:
             raise ValueError(
                 f"second_share is {self.second_share}; give 0 to 1, or None to choose on validation"
@@ -101,19 +104,20 @@ class RecGPT(SequentialRecommender):
     ) -> None:
         decoder = _decoder(network)
         self.tuned, self.splits = False, {}
-        n_pretrain, n_tune = self.stage_epochs()
-        half_time = n_pretrain / self.training.epochs
-        first = replace(self.training, epochs=n_pretrain)
+        first, second = self.stages()
+        half_time = first.epochs / self.training.epochs
         self._pretrain(decoder, interactions, validation, first, _part(progress, 0, half_time))
-        if n_tune:
-            second = replace(self.training, epochs=n_tune)
+        if second is not None:
             self._tune(decoder, interactions, validation, second, _part(progress, half_time, 1))
 
-    def stage_epochs(self) -> tuple[int, int]:
-        """Epochs of pre-training and of prompt-tuning in a fit; at least one of each if there is tuning."""
+    def stages(self) -> tuple[TrainingSettings, TrainingSettings | None]:
+        """The training settings of a fit divided between pre-training and prompt-tuning. Each has an epoch or
+        more; None where there is no tuning."""
         epochs, share = self.training.epochs, self.settings.tune_share
         n_tune = min(max(1, round(epochs * share)), epochs - 1) if share > 0 else 0
-        return epochs - n_tune, n_tune
+        first = replace(self.training, epochs=epochs - n_tune)
+        lr = self.training.lr * self.settings.tune_lr_factor
+        return first, replace(self.training, epochs=n_tune, lr=lr) if n_tune else None
 
     def tune(
         self,
@@ -224,8 +228,15 @@ class RecGPT(SequentialRecommender):
         return choose_splits(*rankings, validation.targets)
 
     def _state(self, users: Ids, histories: Ids, exclude: Ids, depth: int) -> State:
+        if not self._has_two_steps():
+            return self.top(users, histories, exclude, depth)[0], np.zeros((len(users), 0), np.int32)
         first, second = self.rankings(users, histories, exclude, depth)
         return first.astype(np.int32), second.astype(np.int32)
+
+    def _has_two_steps(self) -> bool:
+        """Whether any list has items of step 2; half the work is spared where none has."""
+        share = self.settings.second_share
+        return any(split.n for split in self.splits.values()) if share is None else share > 0
 
     @torch.no_grad()
     def _both_vectors(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor, Tensor]]:

@@ -120,12 +120,12 @@ def _stages(
     """The same weights as RecGPT(settings, training).fit, stopped after stage 1 for a look."""
     started = time.process_time()
     model = RecGPT(settings, training)
-    n_pretrain, n_tune = model.stage_epochs()
-    model.settings, model.training = replace(settings, tune_share=0.0), replace(training, epochs=n_pretrain)
+    first, second = model.stages()
+    model.settings, model.training = replace(settings, tune_share=0.0), first
     model.fit(split.train, progress, validation=split.valid)
     rows = measure(model, held_out, already_s=time.process_time() - started)
-    if n_tune:
-        model.settings, model.training = settings, replace(training, epochs=n_tune)
+    if second is not None:
+        model.settings, model.training = settings, second
         model.tune(split.train, progress, validation=split.valid)
         rows += measure(model, held_out, already_s=time.process_time() - started)
     return rows

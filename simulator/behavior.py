@@ -37,11 +37,12 @@ __all__ = [
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 LIKE, PANEL, COMMENT, SHARE, PROFILE, FOLLOW_IN, FOLLOW_OUT, HATE = range(len(ACTIONS))
 _RESPONSE = np.array([Purpose.WATCH, Purpose.ACTION])[:, None, None]
 _LOG_30 = float(np.log(30.0))
-_BLOCK = 512  # rows whose rings are compared at once
+_BLOCK = 128  # rows whose rings are compared at once
 
 
 class Response(NamedTuple):
@@ -63,22 +64,23 @@ class Chances(NamedTuple):
     """What is behind a response, for calibration: conditional probabilities along the drawn path."""
 
     affinity: Floats
-    logits: Floats  # (actions, n, k) given the drawn watch state
+    logits: Float32s  # (actions, n, k) given the drawn watch state
     condition: NDArray[np.int64]  # drawn watch state
-    entered: Flags  # drawn profile visit
-    opened: Flags  # drawn panel visit
 
 
 def affinity(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
     """(n, k) how much each user would now enjoy each video; 0 is the mean under the reference policy."""
     c = world.constants
-    direction = state.taste[users] + np.float32(c.short_term) * state.short[users]
-    match = (direction[:, None, :] * world.item_vector[items]).sum(-1).astype(np.float64)
-    tags = world.item_tag[items]
-    tired = state.satiation[users[:, None], tags].astype(np.float64)
-    after = world.tag_transition[state.last_tag[users][:, None], tags]
-    fan = c.follow_bonus * _follows(world, state, users, items)
-    return match + world.item_quality[items] + after - c.satiation * tired + fan - c.centre
+    direction = state.taste.take(users, 0) + np.float32(c.short_term) * state.short.take(users, 0)
+    tags = world.item_tag.take(items)
+    tired = state.satiation.take(users[:, None] * world.n_tags + tags)
+    a = world.item_quality.take(items)
+    a += np.einsum("nd,nkd->nk", direction, world.item_vector.take(items, 0))  # sums along d only, no BLAS
+    a += world.tag_transition.take(state.last_tag.take(users)[:, None] * world.n_tags + tags)
+    a -= c.satiation * tired.astype(np.float64)
+    a += c.follow_bonus * _follows(world, state, users, items)
+    a -= c.centre
+    return a
 
 
 def respond(world: "World", state: "State", users: Ids, items: Ids) -> Response:
@@ -93,21 +95,22 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
     a = affinity(world, state, users, items)
     draws = unit(words(world.seed, _RESPONSE, users[:, None], items, seen))  # (4, 2, n, k)
     watch_ms, spare = _watch(world, users, items, a, seen, draws[:, 0])
-    duration_ms = world.item_duration_ms[items]
-    finished = watch_ms >= duration_ms
+    duration_ms = world.item_duration_ms.take(items)
     c = world.constants
-    long_view = (watch_ms >= c.long_ms) | (finished & (duration_ms >= c.play_ms))
-    condition = np.where(finished, 3, np.where(watch_ms >= c.long_ms, 2, (watch_ms >= 3000).astype(np.int64)))
+    finished, long = watch_ms >= duration_ms, watch_ms >= c.long_ms
+    condition = np.where(finished, 3, (watch_ms >= 3000) + long.astype(np.int64))
     logits = _action_logits(world, users, items, a, condition, shock=ndtri(draws[3, 0]))
     done = _act(world, logits, draws[:, 1], spare)
     done["follow"] &= ~_follows(world, state, users, items)
     response = Response(
-        watch_ms=np.where(real, watch_ms, 0),
-        play=(watch_ms > c.play_ms) & real,
-        long_view=long_view & real,
-        **{name: flags & real if flags.dtype == np.bool_ else flags * real for name, flags in done.items()},
+        watch_ms=watch_ms,
+        play=watch_ms > c.play_ms,
+        long_view=long | (finished & (duration_ms >= c.play_ms)),
+        **done,
     )
-    return response, Chances(a, logits, condition, response.profile_ms > 0, response.panel_ms > 0)
+    if not real.all():
+        response = Response(*(field * real for field in response))
+    return response, Chances(a, logits, condition)
 
 
 def exposures(state: "State", users: Ids, items: Ids) -> Ids:
@@ -115,7 +118,7 @@ def exposures(state: "State", users: Ids, items: Ids) -> Ids:
     count = np.zeros(items.shape, np.int64)
     for start in range(0, len(users), _BLOCK):
         part = slice(start, start + _BLOCK)
-        same = state.shown[users[part]][:, None, :] == items[part].astype(np.int32)[:, :, None]
+        same = state.shown.take(users[part], 0)[:, None, :] == items[part].astype(np.int32)[:, :, None]
         row, slot = np.nonzero(same.any(-1))
         count[start + row, slot] = same[row, slot].sum(-1)
     count[items == 0] = 0
@@ -126,12 +129,13 @@ def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Res
     """Let the feed change its users: tired of tags, pleased or not, following, remembering. Users are unique."""
     c = world.constants
     real = items > 0
-    tags = world.item_tag[items]
-    tired = state.satiation[users] * np.float32(c.satiation_memory)
-    rows = np.arange(len(users))
-    for slot in range(items.shape[1]):
-        step = c.satiation_step * real[:, slot] + 1.0 * response.hate[:, slot]
-        tired[rows, tags[:, slot]] += step.astype(np.float32)
+    tags = world.item_tag.take(items)
+    tired = state.satiation.take(users, 0)
+    tired *= np.float32(c.satiation_memory)
+    step = (c.satiation_step * real + 1.0 * response.hate).astype(np.float32)
+    cells = np.arange(len(users))[:, None] * world.n_tags + tags  # in the flattened rows
+    for slot in range(items.shape[1]):  # a tag may come twice in a feed
+        tired.ravel()[cells[:, slot]] += step[:, slot]
     state.satiation[users] = tired
 
     n_real = np.maximum(real.sum(-1), 1)
@@ -170,14 +174,14 @@ def _watch(
 ) -> tuple[Ids, Floats]:
     """Watch time in ms and a fresh uniform. A view is skipped, ends in the middle, or is finished (or replayed)."""
     c = world.constants
-    log_d = world.item_log_duration[items]
+    log_d = world.item_log_duration.take(items)
     curve = (log_d - 4.0) ** 2
-    lean = c.lean_affinity * a + world.user_offset[users][:, None] + c.repeat * (seen > 0)
+    lean = c.lean_affinity * a + world.user_offset.take(users)[:, None] + c.repeat * (seen > 0)
     p_skip = _sigmoid(c.skip_base + c.skip_duration * curve - c.skip_lean * lean)
     p_finish = _sigmoid(c.finish_base + c.finish_duration * (log_d - _LOG_30) + c.finish_affinity * a)
     skips, spare = _split(u[0], p_skip)
     finishes, late = _split(u[1], p_finish)
-    duration_s = world.item_duration_ms[items] / 1000.0
+    duration_s = world.item_duration_ms.take(items) / 1000.0
     z = ndtri(u[2])
     sd = np.where(z < 0, c.skip_log_sd_low, c.skip_log_sd_high)
     skip = c.skip_log_mean + c.skip_log_lean * lean + sd * z
@@ -195,32 +199,37 @@ def _watch(
 
 def _action_logits(
     world: "World", users: Ids, items: Ids, a: Floats, condition: NDArray[np.int64], shock: Floats
-) -> Floats:
-    c = world.constants
-    base = np.array(c.base)[:, condition]
-    people = world.user_actions[:, users][:, :, None]
-    videos = world.item_actions[:, items]
-    kappa = np.array(c.action_affinity)[:, None, None]
-    loading = np.array(c.action_shock)[:, None, None]
-    return base + people + videos + kappa * a + loading * shock
+) -> Float32s:
+    """(actions, n, k): intercept of the watch state + user + video + affinity + the shock that all actions share."""
+    base, kappa, loading = world.action_tables
+    logits = world.item_actions.take(items, 1)
+    logits += base.take(condition, 1)
+    logits += world.user_actions.take(users, 1)[:, :, None]
+    logits += kappa * a.astype(np.float32)
+    logits += loading * shock.astype(np.float32)
+    return logits
 
 
-def _act(world: "World", logits: Floats, u: Floats, spare: Floats) -> dict[str, NDArray]:
+def _act(world: "World", logits: Float32s, u: Floats, spare: Floats) -> dict[str, NDArray]:
     """Draw the actions. What is left of a uniform after a decision is a fresh uniform for the next one."""
     c = world.constants
     p = _sigmoid(logits)
-    opened, panel = _split(u[1], p[PANEL])
-    comments, panel = _split(panel, p[COMMENT])
-    entered, profile = _split(u[2], p[PROFILE])
-    follows, profile = _split(profile, np.where(entered, p[FOLLOW_IN], p[FOLLOW_OUT]))
+    panel_ms, profile_ms = np.zeros(spare.shape, np.int64), np.zeros(spare.shape, np.int64)
+    comments = np.zeros(spare.shape, np.bool_)
+    opened, entered = u[1] < p[PANEL], u[2] < p[PROFILE]
+    comments[opened], left = _split(u[1][opened] / p[PANEL][opened], p[COMMENT][opened])
+    panel_ms[opened] = _stay_ms(left, c.panel_log_mean, c.panel_stay_sd)
+    follows = (u[2] - p[PROFILE]) < (1.0 - p[PROFILE]) * p[FOLLOW_OUT]
+    follows[entered], left = _split(u[2][entered] / p[PROFILE][entered], p[FOLLOW_IN][entered])
+    profile_ms[entered] = _stay_ms(left, c.profile_log_mean, c.profile_stay_sd)
     return {
         "like": u[0] < p[LIKE],
-        "comment": opened & comments,
+        "comment": comments,
         "share": u[3] < p[SHARE],
         "follow": follows,
         "hate": spare < p[HATE],
-        "panel_ms": np.where(opened, _stay_ms(panel, c.panel_log_mean, c.panel_stay_sd), 0),
-        "profile_ms": np.where(entered, _stay_ms(profile, c.profile_log_mean, c.profile_stay_sd), 0),
+        "panel_ms": panel_ms,
+        "profile_ms": profile_ms,
     }
 
 
@@ -248,11 +257,13 @@ def _follows(world: "World", state: "State", users: Ids, items: Ids) -> Flags:
 def _taste(world: "World", state: "State", users: Ids, items: Ids, tags: Ids, play: Flags) -> None:
     """Short-term interest moves to what was played; the last played tag and the day's diet are noted."""
     memory = np.float32(world.constants.short_term_memory)
-    eaten = (world.item_vector[items] * play[:, :, None]).sum(1)
     n_played = play.sum(-1)
+    eaten = np.zeros((len(users), world.item_vector.shape[1]), np.float32)
+    for slot in range(play.shape[1]):
+        eaten += world.item_vector.take(items[:, slot] * play[:, slot], 0)
     mean = eaten / np.maximum(n_played, 1).astype(np.float32)[:, None]
     some = (n_played > 0)[:, None]
-    short = state.short[users]
+    short = state.short.take(users, 0)
     state.short[users] = np.where(some, memory * short + (1 - memory) * mean, short)
     state.consumed[users] += eaten
     state.n_consumed[users] += n_played.astype(np.float32)

@@ -34,8 +34,8 @@ class Constants:
     satiation_memory: float = 0.93  # per request, halved between sessions; assumed
     satiation_step: float = 0.12  # added per impression of the tag; assumed
     follow_bonus: float = 0.5  # affinity of a followed author; assumed
-    centre: float = 2.1  # solved: mean affinity 0 at the exposures of the reference policy
-    reference_noise: float = 0.8  # solved: valid play .494 under the reference policy, .176 under random slates
+    centre: float = 1.9618  # solved: mean affinity 0 at the exposures of the reference policy
+    reference_noise: float = 0.8481  # solved: valid play .494 under the reference policy, .176 under random slates
     reference_candidates: int = 30  # videos that the reference policy compares for a feed; assumed
     reach_slope: float = 0.58  # solved: the choice among candidates adds to it; exposures -.84, top 20 % .768, Pure pool
     reach_quality: float = 0.5  # correlation of log reach and quality; assumed
@@ -45,16 +45,16 @@ class Constants:
     long_ms: int = 18_000
     lean_affinity: float = 1.1  # lean = 1.1 affinity + user offset - 1.25 [repeat], in logits of a valid play
     skip_lean: float = 1.65  # per unit of lean: skips and plays overlap, so more than 1 in logits of a skip
-    skip_base: float = -0.85  # solved
+    skip_base: float = -0.9267  # solved
     offset_sd: float = 0.98  # solved: between-user CV of play .39 (Pure tab 1, users of 20 or more); 27K: .857
     offset_activity: float = -0.50  # correlation with log activity, 27K
     repeat: float = -1.25  # logits of a repeated video: valid play .450 -> .189, Pure
     skip_duration: float = 0.130  # times (log(s) - 4)**2: one-minute videos hold best; this and the next fitted to Pure
     skip_log_mean: float = 1.24
     skip_log_lean: float = 0.35  # a disliked video is left sooner: mean watch 6.5 s under random exposure
-    skip_log_sd_low: float = 0.54  # below the median
+    skip_log_sd_low: float = 0.46  # below the median
     skip_log_sd_high: float = 0.95  # above it
-    finish_base: float = -0.52
+    finish_base: float = -0.5501
     finish_duration: float = -1.114  # per log(duration / 30 s)
     finish_affinity: float = 0.8
     middle_log_mean: float = 0.10
@@ -71,19 +71,19 @@ class Constants:
 
     # -- actions: rows ACTIONS, columns CONDITIONS (logits); starting values are the log-odds of Pure, tab 1; solved
     base: tuple[tuple[float, ...], ...] = (
-        (-5.0804, -4.4235, -3.6949, -2.8452),
-        (-4.7751, -3.7506, -2.1413, -1.9161),
-        (-2.1681, -3.4521, -2.5469, -2.373),
-        (-7.5955, -7.6569, -6.9947, -6.8231),
-        (-4.6288, -4.5483, -3.6608, -3.2034),
-        (-4.7306, -4.8246, -4.6186, -4.5021),
-        (-8.9809, -7.6783, -7.4982, -6.742),
-        (-7.6176, -7.1108, -7.3857, -7.1178),
+        (-4.875, -4.39, -3.76, -2.93),
+        (-4.772, -3.774, -2.188, -2.002),
+        (-2.156, -3.422, -2.526, -2.403),
+        (-7.656, -7.684, -7.066, -6.976),
+        (-4.611, -4.539, -3.688, -3.24),
+        (-4.859, -4.911, -4.723, -4.46),
+        (-9.125, -7.702, -7.464, -6.808),
+        (-7.587, -7.055, -7.273, -6.982),
     )
     action_affinity: tuple[float, ...] = (0.7, 0.6, 0.3, 0.8, 0.6, 0.3, 0.8, -0.6)  # per unit of affinity
-    action_shock: tuple[float, ...] = (2.0, 0.35, 0.6, 1.25, 0.6, 1.4, 2.0, 0.3)  # loading of the shared N(0, 1) shock
+    action_shock: tuple[float, ...] = (2.3, 0.35, 0.6, 0.95, 0.6, 1.6, 2.3, 0.3)  # loading of the shared N(0, 1) shock
     item_log_sd: tuple[float, ...] = (0.85, 0.80, 0.93, 1.35, 0.60, 0.80, 1.00, 0.70)  # Pure between-video CVs
-    gamma_shapes: tuple[float, ...] = (0.07, 0.115, 0.20, 0.045)  # like, comment, share, follow; Pure between-user CVs
+    gamma_shapes: tuple[float, ...] = (0.06, 0.105, 0.20, 0.045)  # like, comment, share, follow; Pure between-user CVs
     panel_log_sd: float = 0.9  # user log-sd of opening the panel (part of the comment propensity)
     profile_log_sd: float = 0.9
     hate_log_sd: float = 1.5
@@ -94,7 +94,7 @@ class Constants:
 
     # -- time: sessions, requests, days
     satisfaction_memory: float = 0.7  # per request
-    stay_base: float = -0.4  # solved: 90 impressions per active user-day
+    stay_base: float = -0.2819  # solved: 90 impressions per active user-day
     stay_satisfaction: float = 1.5
     stay_activity: float = 0.55  # per SD of log activity; solved: Kwai-2018 quantiles of plays per active day
     stay_mood_sd: float = 1.8  # of a session; solved: Kwai-2018 quantiles of plays per active day
@@ -106,14 +106,14 @@ class Constants:
     gap_log_sd: float = 1.2
     # logit of being active by active days of the last 3: Kwai-2018 panel .05 .29 .51 .82
     return_logits: tuple[float, float, float, float] = (-2.94, -0.90, 0.04, 1.52)
-    return_base: float = 0.1050  # solved: 25 % of users active a day
+    return_base: float = 0.1052  # solved: 25 % of users active a day
     return_activity: float = 0.25  # per SD of log activity; assumed
     return_satisfaction: float = 0.05  # per SD of daily satisfaction; assumed, to be swept {0, .05, .2}
     satisfaction_sd: float = 0.1
     # what `fitting.glance` measures in a world of this profile that is on target; solved
-    glance_volume: float = 40.0
-    glance_play: float = 0.5
-    glance_actions: tuple[float, ...] = (0.02, 0.05, 0.003, 0.001, 0.02, 0.0005, 0.001, 0.001)
+    glance_volume: float = 22.6995
+    glance_play: float = 0.6172
+    glance_actions: tuple[float, ...] = (0.02544, 0.07217, 0.00407, 0.001194, 0.02983, 0.0006057, 0.001435, 0.0005658)
     drift_return: float = 0.0483  # half-life 14 days; assumed
     drift_consumed: float = 0.02
     drift_sd: float = 0.02

@@ -172,7 +172,7 @@ def _items(
         "item_uploaded_ts": uploaded,
         "item_source_id": _padded(ids),
         "item_quality": quality,
-        "item_actions": appeal,
+        "item_actions": appeal.astype(np.float32),
         "item_log_duration": np.log(duration_ms / 1000.0),
         "item_reach": shown / shown[-1],
     }

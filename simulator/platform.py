@@ -2,8 +2,8 @@
 
 simpy owns the time: a day is a process that opens, waits for the clock process to tick until midnight, and
 closes. A tick only collects who is due, so that feeds are asked in large batches. Event times are continuous,
-users do not meet between two midnights, and what they share (plays of each video) changes at midnight alone. So
-the length of a tick, the size of a batch and the size of a flush change nothing in the results.
+users do not meet between two midnights, and what they share (plays of each video) changes at midnight alone.
+So the length of a tick, the size of a batch and the size of a flush change nothing in the results.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -23,9 +23,10 @@ from simulator.world import World
 from warehouse.events import DAY_MS
 
 TICK_S = 86_400
-"""Default length of a tick: from midnight to midnight. As users do not meet in between, a shorter tick only makes
-batches smaller: 10,000 users in two arms took 24, 65 and 128 thousand impressions per CPU second with ticks of 15
-minutes, 6 hours and a day, and filled the blocks of 64 rows that models begin by 31, 52 and 69 %."""
+"""Default length of a tick: from midnight to midnight. As users do not meet in between, a shorter tick only
+makes batches smaller. 10,000 users in two arms took 24, 65 and 128 thousand impressions per CPU second with
+ticks of 15 minutes, 6 hours and a day, and filled the blocks of 64 rows in which models begin by 31, 52 and
+69 per cent."""
 
 PREPARE_ROWS = 256
 """So many sessions a feed are worth a call of `begin` while others can still be answered."""

@@ -83,7 +83,7 @@ def draw_items(
         "item_source_id": ids.astype(np.int64),
         "item_vector": item_vectors(constants, ids, seed, tag_vector[tag]),
         "item_quality": constants.quality_sd * quality,
-        "item_actions": item_actions(constants, ids, seed),
+        "item_actions": item_actions(constants, ids, seed).astype(np.float32),
         "item_log_duration": np.log(duration_ms / 1000.0),
         "item_reach": reach(constants, quality, seed),
     }
@@ -135,7 +135,7 @@ def users_of(constants: Constants, traits: Floats) -> dict[str, Any]:
     return {
         "user_offset": offset,
         "user_activity": activity,
-        "user_actions": propensities(c, traits),
+        "user_actions": propensities(c, traits).astype(np.float32),
         "user_sessions": extra / (c.candidates - 1),
         "user_stay": c.stay_base + c.stay_activity * activity,
         "user_return": c.return_base + c.return_activity * activity,

@@ -1,9 +1,9 @@
 """Feeds filled slot by slot from three sources, with the exact chance of every choice.
 
 At each slot, given what is already taken: with chance `reference` the best-scored video of the reference
-policy, with chance `popular` a video drawn by its plays until last midnight, with chance `uniform` any video. The
-reference policy's candidates are a fixed function of (user, session, request), so the chances are those given
-that list. Where the list is used up, its share goes to `uniform`.
+policy, with chance `popular` a video drawn by its plays until last midnight, with chance `uniform` any video.
+The reference policy's candidates are a fixed function of (user, session, request), so the chances are those
+given that list. Where the list is used up, its share goes to `uniform`.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """World: the hidden truth of a simulated service. Who its users and videos are; nothing here changes in a life."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -34,7 +35,7 @@ class World:
     item_source_id: Ids
     item_vector: Float32s  # (n_items + 1, d)
     item_quality: Floats  # affinity
-    item_actions: Floats  # (actions, n_items + 1)
+    item_actions: Float32s  # (actions, n_items + 1)
     item_log_duration: Floats  # of seconds
     item_reach: Floats  # (n_items + 1) cumulative share of what the platform puts forward, from 0 to 1
 
@@ -45,7 +46,7 @@ class World:
     user_taste: Float32s  # (n_users, d) where tastes drift around
     user_offset: Floats  # logits of a valid play
     user_activity: Floats  # standard normal score of log activity
-    user_actions: Floats  # (actions, n_users)
+    user_actions: Float32s  # (actions, n_users)
     user_sessions: Floats  # chance of each candidate session of an active day
     user_stay: Floats  # logit of asking for another feed
     user_return: Floats  # logit of an active day
@@ -64,6 +65,13 @@ class World:
     @property
     def n_tags(self) -> int:
         return len(self.tag_vector)
+
+    @cached_property
+    def action_tables(self) -> tuple[Float32s, Float32s, Float32s]:
+        """Intercepts (actions, watch states), and loadings on affinity and shock (actions, 1, 1)."""
+        c = self.constants
+        base, kappa, shock = (np.array(t, np.float32) for t in (c.base, c.action_affinity, c.action_shock))
+        return base, kappa[:, None, None], shock[:, None, None]
 
     @classmethod
     def synthetic(cls, n_users: int, n_items: int = 20_000, seed: int = 0, profile: str = "default") -> Self:

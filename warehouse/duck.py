@@ -125,7 +125,7 @@ def _connect(path: str, *, memory_limit: str, threads: int, read_only: bool) -> 
         _check_path(Path(path), read_only=read_only)
     config: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads}
     if path == MEMORY:
-        # DuckDB makes it when it runs out of memory, by default as .tmp in the working directory, and removes it
+        # Made when memory runs out, and removed; by default that is .tmp in the working directory.
         config["temp_directory"] = f"{tempfile.gettempdir()}/warehouse-{uuid.uuid4().hex}.tmp"
     try:
         return duckdb.connect(path, read_only=read_only, config=config)

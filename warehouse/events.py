@@ -75,7 +75,7 @@ class Propensity:
 
 @dataclass(frozen=True)
 class Item:
-    """A video. Ids run from 1; 0 is padding. `source_id` is its id in the log that the world was built from."""
+    """A video. Ids run from 1; 0 is padding. `source_id` is its id in the log that the world comes from."""
 
     item: int
     author: int
@@ -87,7 +87,7 @@ class Item:
 
 @dataclass(frozen=True)
 class User:
-    """A user. Ids run from 0; `source_id` is the id in the log that the world was built from."""
+    """A user. Ids run from 0; `source_id` is the id in the log that the world comes from."""
 
     user: int
     source_id: int

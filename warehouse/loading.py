@@ -6,7 +6,8 @@ from warehouse.schema import EXPOSURES, KEYS, STAGED, TABLES, Range
 
 NEAR: dict[str, str] = {"events": "ts", "propensities": "session"}
 """Large tables are searched for known keys only where this column lies in the batch's own range: against all
-rows the work would grow with the square of the log. A row that comes again has its old time, so it is found."""
+rows the work would grow with the square of the log. A row that comes again has its old time, so it is found;
+the same key at a time outside that range is not."""
 
 CONSTANT = ("items", "users")
 """What these rows say never changes: the same key with other values is an error."""

@@ -2,7 +2,7 @@
 
 A row of the user-days carries x, what a user did on that day, and X, the running total from the first day of
 the windows. For a single day the sum of x*y over rows is the moment. For days 1..d the sum of X*Y over all
-users changes on a day only by those active then: X*Y - (X-x)*(Y-y) = X*y + x*Y - x*y. So the days' increments
+users changes on a day only by those active then: X*Y - (X-x)*(Y-y) = x*Y + y*(X-x). So the days' increments
 are added up, and no user-day is copied into each window that contains it.
 Users without events are in n only: they add 0 to every sum.
 """
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from warehouse.events import DAY_MS
-from warehouse.queries import TOTALS, Window, analysed, user_days
+from warehouse.queries import TOTALS, WideInteger, Window, analysed, user_days
 
 
 class Moments(NamedTuple):
@@ -78,9 +78,12 @@ def _branch(days: sa.CTE, first_day: int, start_ts: int, columns: Sequence[str])
         sa.select(
             days,
             *(
-                sa.func.sum(days.c[name])
-                .over(partition_by=days.c.user, order_by=days.c.day_ts, rows=(None, 0))
-                .label(f"running_{name}")
+                sa.cast(
+                    sa.func.sum(days.c[name]).over(
+                        partition_by=days.c.user, order_by=days.c.day_ts, rows=(None, 0)
+                    ),
+                    sa.BigInteger,
+                ).label(f"running_{name}")
                 for name in columns
             ),
         )
@@ -88,16 +91,17 @@ def _branch(days: sa.CTE, first_day: int, start_ts: int, columns: Sequence[str])
         .subquery(f"running_{first_day}")
         .c
     )
-    day = {name: running[name] for name in columns}
-    total = {name: sa.cast(running[f"running_{name}"], days.c[name].type) for name in columns}
+    today = {name: running[name] for name in columns}
+    wide = {name: sa.cast(running[name], WideInteger) for name in columns}
+    so_far = {name: running[f"running_{name}"] for name in columns}
     pairs = list(combinations_with_replacement(columns, 2))
     return sa.select(
         sa.literal(first_day, sa.Integer).label("first_day"),
         running.arm,
         running.day_ts,
-        *(sa.func.sum(day[name]) for name in columns),
-        *(sa.func.sum(day[a] * day[b]) for a, b in pairs),
-        *(sa.func.sum(total[a] * day[b] + day[a] * total[b] - day[a] * day[b]) for a, b in pairs),
+        *(sa.func.sum(today[name]) for name in columns),
+        *(sa.func.sum(wide[a] * today[b]) for a, b in pairs),
+        *(sa.func.sum(wide[a] * so_far[b] + wide[b] * (so_far[a] - today[a])) for a, b in pairs),
     ).group_by(running.arm, running.day_ts)
 
 

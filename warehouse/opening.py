@@ -1,4 +1,4 @@
-"""From a URL to a database that is known to be a warehouse: a new one gets its tables, a foreign one is refused."""
+"""From a URL to a database with our tables: an empty one gets them, a foreign one is refused."""
 
 from pathlib import Path
 
@@ -35,7 +35,9 @@ def path_of(url: str | Path) -> str:
     if not separator:
         return text
     if scheme != "duckdb":
-        raise ValueError(f"unknown database {text!r}; known forms: a path, duckdb:///path, duckdb:///{MEMORY}")
+        raise ValueError(
+            f"unknown database {text!r}; known forms: a path, duckdb:///path, duckdb:///{MEMORY}"
+        )
     return path.removeprefix("/") or MEMORY
 
 
@@ -49,7 +51,7 @@ def _make_tables(database: Duck) -> None:
 def _check_format(database: Duck, tables: list[str]) -> None:
     if FORMAT.name not in tables:
         raise ValueError(
-            f"{database.path} is a DuckDB file but no warehouse; give one that a run has written, or a new path"
+            f"{database.path} is a DuckDB file but no warehouse; give one that a run wrote, or a new path"
         )
     ((version,),) = database.rows(sa.select(FORMAT.c.version))
     if version != FORMAT_VERSION:

@@ -260,4 +260,3 @@ class Warehouse:
 
     def _scalar(self, statement: sa.Select) -> Any:
         return self._database.rows(statement)[0][0]
-

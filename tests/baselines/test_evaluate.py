@@ -108,7 +108,7 @@ def test_a_large_validation_is_thinned_evenly():
 
 
 def test_an_interval_of_a_paired_difference_covers_the_truth_about_as_often_as_it_says():
-    """95 % intervals of 200 samples with difference .1: under 180 hits has probability 2e-4, were it exact."""
+    """95 % intervals of 200 samples with difference .1: under 180 hits have probability 2e-4 if exact."""
     covered = 0
     for seed in range(200):
         generator = np.random.default_rng(seed)

@@ -1,7 +1,9 @@
 import json
+import re
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -57,6 +59,18 @@ def test_the_example_commands_parse():
         lines = [line for line in command.help.splitlines() if line.strip().startswith("recgpt ")]
         used = {word for line in lines for word in line.split() if word.startswith("--")}
         assert used <= known
+
+
+def test_help_tells_the_defaults_of_the_prompts():
+    from recgpt.tune import PromptSettings
+
+    told = {
+        option.name: option.help
+        for option in main.commands["tune"].params
+        if isinstance(option, click.Option)
+    }
+    for name in ("prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh"):
+        assert told[name].endswith(f"[{getattr(PromptSettings(), name)}]")
 
 
 def test_a_stage_reports_progress_on_stderr_and_its_result_on_stdout(data, tmp_path):
@@ -158,8 +172,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(bad, command, message):
     assert result.stdout == ""
     (line,) = [line for line in result.stderr.splitlines() if line]
     assert line.startswith("Error: ")
-    import re
-
     assert re.search(message, line), line
 
 

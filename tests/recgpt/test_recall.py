@@ -12,9 +12,8 @@ NOTHING = np.zeros((9, 0), np.int64)
 def around(decoder, **settings):
     """A model with these weights, as if it had been fitted."""
     config = decoder.config
-    model = RecGPT(
-        RecGPTSettings(dim=config.dim, heads=config.heads, user_vectors=config.user_vectors, **settings)
-    )
+    sizes = {"dim": config.dim, "heads": config.heads, "user_vectors": config.user_vectors}
+    model = RecGPT(RecGPTSettings(**sizes, **settings), TrainingSettings(threads=1))
     model.n_users, model.n_items = config.n_users, config.n_items
     model._ready(decoder.float())
     return model

@@ -57,7 +57,9 @@ def halves(users: np.ndarray) -> np.ndarray:
     return users % 2
 
 
-def lived(world: World, days: int = 1, feeds: Callable[[], list[Any]] | None = None, **settings: Any) -> Record:
+def lived(
+    world: World, days: int = 1, feeds: Callable[[], list[Any]] | None = None, **settings: Any
+) -> Record:
     record = Record()
     served = feeds() if feeds else [LoggingPolicy(world)]
     assign = everyone if len(served) == 1 else halves
@@ -81,7 +83,7 @@ def day(small: World) -> Record:
 
 @pytest.fixture(scope="module")
 def town() -> World:
-    return World.synthetic(400, n_items=3_000, seed=3)
+    return World.synthetic(400, n_items=3_000, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_a_session_is_written_when_it_ends(life: Record) -> None:
     assert (ended["position"] == -1).all()
     assert (ended["item"] == 0).all()
     started = ended["ts"] - ended["value"]
-    first = {u: t for u, t in zip(ended["user"][::-1], started[::-1], strict=True)}
+    first = dict(zip(ended["user"][::-1], started[::-1], strict=True))
     known = dict(zip(exposed["user"], exposed["first_ts"], strict=True))
     assert all(known[user] == ts for user, ts in first.items())
 
@@ -230,7 +232,7 @@ def test_a_user_is_exposed_at_the_first_served_request(life: Record) -> None:
     assert set(seen["user"]) <= set(exposed["user"])
     assert (exposed["experiment"] == "test").all()
     assert [["even", "odd"][user % 2] for user in exposed["user"]] == list(exposed["arm"])
-    first_view = {u: t for u, t in zip(seen["user"][::-1], (seen["ts"] - seen["value"])[::-1], strict=True)}
+    first_view = dict(zip(seen["user"][::-1], (seen["ts"] - seen["value"])[::-1], strict=True))
     for user, ts in zip(exposed["user"], exposed["first_ts"], strict=True):
         assert first_view.get(user, ts) == ts
 
@@ -253,7 +255,7 @@ def test_an_experiment_needs_a_name_for_every_feed(small: World) -> None:
 
 
 class Scripted:
-    """A feed that serves the next ids of a counter, `lengths[request]` of them, and checks what it is told."""
+    """Serves the next ids of a counter, `lengths[request]` of them, and checks what it is told."""
 
     def __init__(self, n_items: int, lengths: list[int]) -> None:
         self.n_items, self.lengths = n_items, lengths
