@@ -5,13 +5,14 @@ interest's.
 
 Departures, so that a comparison is about the interests and not about the rest: every prefix of a history
 trains (the routing of all prefixes is one masked product), with the loss, negatives, budget, dropout and
-embeddings of the other models; the log priors of the routing are learned for each age of an item (the paper
-draws them at random), since otherwise ComiRec-DR would not know what is recent; interests are scaled by
-sqrt(d) after the squash, so that logits start with the spread of the other models. In training, too, each
-negative is scored by its own best interest: the paper scores the negatives by the interest that fits the
-target best (interest_of="target"), so an interest never learns to keep quiet about items that only others
-should find. ComiRec-DR on Beauty, 12 epochs at lr 1e-3, test HR@10: .037 against .014. As in the authors'
-code the routing weights are constants to the gradient until the last iteration.
+embeddings of the other models. An item's vote is multiplied by a learned factor for each age and interest,
+where the authors' code has a whole matrix for each position: without it ComiRec-DR does not know what is
+recent and stays at popularity (10,000 users of KuaiRand, 12 epochs, test NDCG@10: .039 with, .024 without,
+popularity .024). Interests are scaled by sqrt(d) after the squash, so that logits start with the spread of
+the other models. In training, too, each negative is scored by its own best interest: the paper scores the
+negatives by the interest that fits the target best (interest_of="target"), so an interest never learns to
+keep quiet about items that only others should find (ComiRec-DR before the factors, Beauty, 12 epochs, test
+HR@10: .037 against .014). As in the authors' code the routing weights are constants to the gradient.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ComiRecSettings:
     dim: int = 64
     interests: int = 4
     iterations: int = 3  # of the routing
-    dropout: float = 0.5
+    dropout: float = 0.2
     interest_of: str = "item"  # whose best interest scores a negative in training: its own, or the "target"'s
     diversity: float = 0.0  # lambda of the aggregation: what a pair of items of different categories is worth
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
@@ -90,11 +91,11 @@ class ComiRecNetwork(SequenceNetwork):
         slot = torch.arange(items.shape[1], device=items.device)
         x = self.drop(self.norm(self.items(items) + self.positions(slot)))  # (B, T, d)
         age = ends[:, :, None] - slot  # (B, P, T)
-        prior = self.ages(age.clamp_min(0)).permute(0, 1, 3, 2)  # (B, P, I, T)
-        return self.extract(x, prior, (age < 0)[:, :, None])
+        weight = self.ages(age.clamp_min(0)).permute(0, 1, 3, 2)  # (B, P, I, T)
+        return self.extract(x, weight.masked_fill((age < 0)[:, :, None], -torch.inf))
 
-    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
-        """x (B, T, d); prior (B, P, I, T); later (B, P, 1, T): items that the prefix does not hold."""
+    def extract(self, x: Tensor, ages: Tensor) -> Tensor:
+        """x (B, T, d); ages (B, P, I, T): log weights of the items, -inf for what a prefix does not hold."""
         raise NotImplementedError
 
 
@@ -108,18 +109,16 @@ class RoutingNetwork(ComiRecNetwork):
         self.votes = nn.Linear(settings.dim, settings.interests * settings.dim, bias=False)
         initialise(self)
 
-    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
+    def extract(self, x: Tensor, ages: Tensor) -> Tensor:
         votes = self.votes(x).unflatten(-1, (self.n_interests, -1)).transpose(1, 2)  # (B, I, T, d)
         fixed = votes.detach()
-        logits = prior
+        volume = ages.exp()
+        logits = torch.zeros_like(ages)
         for _ in range(self.iterations - 1):
-            v = squash(_gather(self._weights(logits.detach(), later), fixed))  # (B, I, P, d)
+            v = squash(_gather(logits.softmax(dim=2) * volume.detach(), fixed))  # (B, I, P, d)
             logits = logits + (v @ fixed.transpose(2, 3)).transpose(1, 2)
-        v = squash(_gather(self._weights(logits, later), votes))
+        v = squash(_gather(logits.softmax(dim=2) * volume, votes))
         return v.transpose(1, 2) * x.shape[-1] ** 0.5
-
-    def _weights(self, logits: Tensor, later: Tensor) -> Tensor:
-        return logits.softmax(dim=2).masked_fill(later, 0.0)  # each item divides itself among the interests
 
 
 class AttentiveNetwork(ComiRecNetwork):
@@ -131,9 +130,9 @@ class AttentiveNetwork(ComiRecNetwork):
         self.attention = nn.Linear(4 * settings.dim, settings.interests, bias=False)
         initialise(self)
 
-    def extract(self, x: Tensor, prior: Tensor, later: Tensor) -> Tensor:
-        logits = self.attention(torch.tanh(self.hidden(x))).transpose(1, 2)[:, None] + prior  # (B, P, I, T)
-        weights = logits.masked_fill(later, -torch.inf).softmax(dim=3)
+    def extract(self, x: Tensor, ages: Tensor) -> Tensor:
+        logits = self.attention(torch.tanh(self.hidden(x))).transpose(1, 2)[:, None] + ages  # (B, P, I, T)
+        weights = logits.softmax(dim=3)
         v = weights.flatten(1, 2) @ x  # (B, P I, d)
         return v.unflatten(1, weights.shape[1:3])
 

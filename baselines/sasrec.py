@@ -21,8 +21,8 @@ class SASRecSettings:
     dim: int = 64
     layers: int = 2
     heads: int = 1
-    dropout: float = 0.5
-    attention_dropout: float = 0.5
+    dropout: float = 0.2
+    attention_dropout: float | None = None  # None = as `dropout`
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
 
@@ -30,13 +30,12 @@ class SASRecNetwork(SequenceNetwork):
     def __init__(self, n_items: int, settings: SASRecSettings) -> None:
         super().__init__()
         s = settings
+        attention = s.dropout if s.attention_dropout is None else s.attention_dropout
         self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
         self.positions = nn.Embedding(MAX_LENGTH, s.dim)
         self.norm = nn.LayerNorm(s.dim)
         self.drop = nn.Dropout(s.dropout)
-        self.blocks = nn.ModuleList(
-            Block(s.dim, s.heads, s.dropout, s.attention_dropout) for _ in range(s.layers)
-        )
+        self.blocks = nn.ModuleList(Block(s.dim, s.heads, s.dropout, attention) for _ in range(s.layers))
         self.next_item_loss = NextItemLoss(s.loss)
         initialise(self)
 

@@ -104,6 +104,11 @@ class SequentialRecommender:
         self._item_counts = np.zeros(1, np.int64)
         self.runs: list[TrainingRun] = []
 
+    @classmethod
+    def thorough(cls, seed: int = 0, threads: int = 2) -> Self:
+        """The model for a benchmark: many epochs want more dropout (.5) than a bounded budget does (.2)."""
+        return cls(cls.settings_type(dropout=0.5), TrainingSettings.thorough(seed, threads))
+
     def build(self, n_users: int, n_items: int) -> SequenceNetwork:
         raise NotImplementedError
 

@@ -33,7 +33,7 @@ class TrainingSettings:
 
     epochs: int = 12
     max_targets: int | None = 100_000  # of an epoch, drawn anew each time; None = everything
-    batch_targets: int = 1536  # slots of a batch: rows times longest row
+    batch_targets: int = 512  # slots of a batch: rows times longest row
     lr: float = 1e-3
     weight_decay: float = 0.0
     patience: int = 3  # epochs without a better validation before training stops
@@ -51,8 +51,16 @@ class TrainingSettings:
 
     @classmethod
     def thorough(cls, seed: int = 0, threads: int = 2) -> "TrainingSettings":
-        """All targets, a low rate, up to 200 epochs until validation has not improved for 10."""
-        return cls(epochs=200, max_targets=None, lr=5e-4, patience=10, seed=seed, threads=threads)
+        """All targets, larger batches, a low rate; up to 200 epochs, until 10 in a row improve nothing."""
+        return cls(
+            epochs=200,
+            max_targets=None,
+            batch_targets=1536,
+            lr=5e-4,
+            patience=10,
+            seed=seed,
+            threads=threads,
+        )
 
 
 class Epoch(NamedTuple):

@@ -2,7 +2,9 @@
 
 All weights train, as in the authors' code, and prompts come from the weights of the moment. Which slots learn
 is `prompt_slot_loss`: in the paper real items only (`none`), although step 2 of the recall reads a prompt's
-slot.
+slot. On Beauty's validation (HR@10 after 5 epochs; fine-tuning without prompts .1078): parallel prompts with
+`next` .1094, with `skip` .1089, sequential with `none` .1083, last with `skip` .1081; the standard error is
+about .002. The list (9, 1) of two steps gained 86 users and lost 89 with `next`, 76 and 100 with `skip`.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class PromptSettings:
 
     prompts: str = "parallel"
     n_prompts: int = 1
-    prompt_slot_loss: str = "skip"
+    prompt_slot_loss: str = "next"
     prompt_refresh: int = 1
     prompt_repeats: bool = False
 

@@ -1,11 +1,12 @@
 """How people respond to videos: affinity, watch time, actions, and what a feed does to them.
 
-Pure functions of (world, rows of the state, users, items) whose draws are keyed by (user, item, n-th exposure), so
-an answer depends neither on who else is in the call nor on where in a feed the video stands. All arithmetic is
-elementwise or a sum over the last axis. `absorb` is the one function here that changes the state.
+Pure functions of (world, rows of the state, users, items) whose draws are keyed by (user, item, n-th
+exposure), so an answer depends neither on who else is in the call nor on where in a feed the video stands.
+All arithmetic is elementwise or a sum over the last axis. `absorb` is the one function here that changes the
+state.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
         **done,
     )
     if not real.all():
-        response = Response(*(field * real for field in response))
+        response = Response._make(field * real for field in response)
     return response, Chances(a, logits, condition)
 
 
@@ -126,7 +127,7 @@ def exposures(state: "State", users: Ids, items: Ids) -> Ids:
 
 
 def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Response) -> None:
-    """Let the feed change its users: tired of tags, pleased or not, following, remembering. Users are unique."""
+    """Let the feed change its users: tired of tags, pleased or not, following. Users are unique."""
     c = world.constants
     real = items > 0
     tags = world.item_tag.take(items)
@@ -154,7 +155,7 @@ def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Res
 def reference_scores(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
     """Scores of the reference policy: affinity blurred by a noise that is fixed for each user and video.
 
-    The noise is a sum of four uniforms (Irwin-Hall, scaled to the wanted deviation): close to normal, and cheap.
+    The noise is a sum of four uniforms (Irwin-Hall, scaled to the wanted deviation): close to normal, cheap.
     """
     u = unit(words(world.seed, Purpose.REFERENCE_NOISE, users[:, None], items))
     noise = (u[0] + u[1] + u[2] + u[3] - 2.0) * np.sqrt(3.0)
@@ -162,17 +163,17 @@ def reference_scores(world: "World", state: "State", users: Ids, items: Ids) -> 
 
 
 def reference_candidates(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
-    """(n, c) videos that the reference policy compares at a request: drawn by reach, so some may come twice."""
-    number = np.arange(world.constants.reference_candidates)
+    """(n, c) videos that the reference policy compares at a request: by reach, so some may come twice."""
+    most = world.constants.reference_candidates
+    number = np.arange(-(-most // 4))  # each draw has four words
     counters = (users[:, None], sessions[:, None], requests[:, None] * 1024 + number)
-    u = unit(words(world.seed, Purpose.REFERENCE_CANDIDATE, *counters)[0])
+    four = unit(words(world.seed, Purpose.REFERENCE_CANDIDATE, *counters))
+    u = np.moveaxis(four, 0, -1).reshape(len(users), -1)[:, :most]
     return np.minimum(np.searchsorted(world.item_reach, u, side="left"), world.n_items).astype(np.int64)
 
 
-def _watch(
-    world: "World", users: Ids, items: Ids, a: Floats, seen: Ids, u: Floats
-) -> tuple[Ids, Floats]:
-    """Watch time in ms and a fresh uniform. A view is skipped, ends in the middle, or is finished (or replayed)."""
+def _watch(world: "World", users: Ids, items: Ids, a: Floats, seen: Ids, u: Floats) -> tuple[Ids, Floats]:
+    """Watch time in ms and a fresh uniform. A view is skipped, broken off or finished."""
     c = world.constants
     log_d = world.item_log_duration.take(items)
     curve = (log_d - 4.0) ** 2
@@ -200,7 +201,7 @@ def _watch(
 def _action_logits(
     world: "World", users: Ids, items: Ids, a: Floats, condition: NDArray[np.int64], shock: Floats
 ) -> Float32s:
-    """(actions, n, k): intercept of the watch state + user + video + affinity + the shock that all actions share."""
+    """(actions, n, k): intercept of the watch state + user + video + affinity + the shock of all actions."""
     base, kappa, loading = world.action_tables
     logits = world.item_actions.take(items, 1)
     logits += base.take(condition, 1)
@@ -254,7 +255,9 @@ def _follows(world: "World", state: "State", users: Ids, items: Ids) -> Flags:
     return found
 
 
-def _taste(world: "World", state: "State", users: Ids, items: Ids, tags: Ids, play: Flags) -> None:
+def _taste(
+    world: "World", state: "State", users: Ids, items: Ids, tags: NDArray[np.int32], play: Flags
+) -> None:
     """Short-term interest moves to what was played; the last played tag and the day's diet are noted."""
     memory = np.float32(world.constants.short_term_memory)
     n_played = play.sum(-1)
@@ -281,5 +284,5 @@ def _append(ring: NDArray, count: Ids, users: Ids, values: Ids, keep: Flags, wid
     count[users] += keep.sum(-1)
 
 
-def _sigmoid(x: Floats) -> Floats:
+def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     return 1.0 / (1.0 + np.exp(-x))

@@ -1,9 +1,10 @@
-"""Finding the solved constants: `solve` once per profile (minutes), `centred` for each drawn world (a second).
+"""Finding the solved constants: `solve` once per profile (minutes), `centred` for each drawn world.
 
-`solve` lives many user-days and moves the intercepts until the reference policy stands on the targets; its result
-is shipped in `simulator.constants`. A drawn world has its own tags, tastes and heavy users, so its level differs a
-little: `centred` measures a fixed glance (one session of all users) and corrects the centre of the affinity, the
-intercepts of the actions and the return law so that the glance shows what it shows in the solved world.
+`solve` lives many user-days and moves the intercepts until the reference policy stands on the targets; its
+result is shipped in `simulator.constants`. A drawn world has its own tags, tastes and heavy users, so its
+level differs a little: `centred` measures a fixed glance (one session of all users) and corrects the centre
+of the affinity, the intercepts of the actions and the return law so that the glance shows what it shows in
+the solved world.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ TARGET_COMPLETE = 0.154  # Pure tab 1
 TARGET_ACTIVE = 0.25  # stationary share of the Kwai-2018 return table
 TARGET_VOLUME = 90.0  # impressions per active user-day, between KuaiRec and Kwai-2018
 
-# Rates of ACTIONS (rows) by watch state (columns), Pure tab 1. comment: given an open panel; follow_in: given a
-# visit of the profile (too few by state: one rate); follow_out: given none.
+# Rates of ACTIONS (rows) by watch state (columns), Pure tab 1. comment: given an open panel; follow_in:
+# given a # visit of the profile (too few by state: one rate); follow_out: given none.
 ACTION_RATES = np.array(
     [
         [0.00722, 0.01433, 0.02711, 0.04437],
@@ -54,15 +55,14 @@ class Glance(NamedTuple):
 
     play: float
     users: NDArray[np.int64]
-    logits: Floats  # (actions, rows)
+    logits: NDArray[np.float32]  # (actions, rows)
     weights: Floats
 
 
 def centred(world: "World") -> "World":
     """The same world, at the level of its profile."""
     c = world.constants
-    shift = _root(lambda x: _mean_activity(world, x) - TARGET_ACTIVE, -6.0, 6.0)
-    world = replace(world, user_return=world.user_return + shift)
+    world = replace(world, user_return=world.user_return + _return_shift(world))
     shift = _root(lambda x: _mean_volume(world, x) - c.glance_volume, -6.0, 6.0)
     world = replace(world, user_stay=world.user_stay + shift)
     for _ in range(2):
@@ -99,14 +99,14 @@ def traffic(world: "World") -> Floats:
 
 
 def volume(world: "World", shift: float = 0.0) -> Floats:
-    """(n_users,) expected requests of an active day with `shift` on the logit of staying, were time no object."""
+    """(n_users,) expected requests of an active day, `shift` on the logit of staying, were time no object."""
     c = world.constants
     sessions = 1.0 + (c.candidates - 1) * np.minimum(world.user_sessions, 0.95)
     return sessions * (1.0 + np.exp(world.user_stay + shift + c.stay_mood_sd**2 / 2))
 
 
 def activity(world: "World", shift: float = 0.0) -> Floats:
-    """(n_users,) long-run share of active days under the return law, of neither pleased nor displeased users."""
+    """(n_users,) long-run share of active days under the return law, of users as pleased as expected."""
     logit, share = _activity_table(world.constants.return_logits)
     return np.interp(world.user_return + shift, logit, share)
 
@@ -130,7 +130,7 @@ def _activity_table(return_logits: tuple[float, ...]) -> tuple[Floats, Floats]:
 def action_means(world: "World", seen: Glance, shift: Floats) -> Floats:
     """(actions,) mean chances over all users, each with a few impressions of the glance drawn by traffic.
 
-    Rows that depend on a visit are joint chances: panel and comment, profile and follow, no profile and follow.
+    Rows that depend on a visit are joint chances: of panel and comment, of profile (or none) and follow.
     """
     n = min(world.n_users, _PAIRED_USERS)
     users = np.repeat(np.arange(n) * world.n_users // n, _PAIRS)
@@ -162,8 +162,8 @@ def solve(
 ) -> Constants:
     """The constants with every "solved" one on its target, in a synthetic world of this seed. Minutes.
 
-    The rounds are damped fixed-point steps: each lives some days under the reference policy and one under random
-    slates, and moves each intercept by its own error over its own slope.
+    The rounds are damped fixed-point steps: each lives some days under the reference policy and one under
+    random slates, and moves each intercept by its own error over its own slope.
     """
     from simulator import population
     from simulator.world import World
@@ -171,21 +171,26 @@ def solve(
     c = constants
     for r in range(rounds):
         world = World(**population.draw(c, n_users, 20_000, seed))
-        c = replace(c, return_base=c.return_base + _root(lambda x, w=world: _mean_activity(w, x) - TARGET_ACTIVE, -6.0, 6.0))
+        c = replace(c, return_base=c.return_base + _return_shift(world))
         world = World(**population.draw(c, n_users, 20_000, seed))
         sample = calibration.live(world, 2, skip=1)
         random = calibration.live(world, 1, calibration.random_slate)
         play, other = sample.response.play.mean(), random.response.play.mean()
         complete, volume = (sample.condition == 3).mean(), sample.days.mean()
-        say(f"round {r}: play {play:.4f} random {other:.4f} complete {complete:.4f} "
-            f"a {sample.affinity.mean():+.3f} (random {random.affinity.mean():+.3f}) volume {volume:.1f} "
-            f"noise {c.reference_noise:.3f} active {len(sample.days) / sample.n_user_days:.4f}")
+        mean = float(sample.affinity.mean())
+        say(
+            f"round {r}: play {play:.4f}, random {other:.4f}, complete {complete:.4f}, "
+            f"mean affinity {mean:+.3f}, volume {volume:.1f}, noise {c.reference_noise:.3f}, "
+            f"active {len(sample.days) / sample.n_user_days:.4f}"
+        )
         gap = (_logit(TARGET_PLAY) - _logit(TARGET_RANDOM_PLAY)) - (_logit(play) - _logit(other))
         c = replace(
             c,
-            centre=c.centre + sample.affinity.mean(),
-            skip_base=c.skip_base + 1.5 * (_logit(play) - _logit(TARGET_PLAY)) - c.lean_affinity * c.skip_lean * sample.affinity.mean(),
-            finish_base=c.finish_base + 1.0 * (_logit(TARGET_COMPLETE) - _logit(complete)),
+            centre=c.centre + mean,
+            skip_base=c.skip_base
+            + 1.5 * (_logit(play) - _logit(TARGET_PLAY))
+            - c.lean_affinity * c.skip_lean * mean,
+            finish_base=c.finish_base + _logit(TARGET_COMPLETE) - _logit(complete),
             reference_noise=max(c.reference_noise * np.exp(-0.6 * gap), 0.05),
             stay_base=c.stay_base + 0.8 * np.log(TARGET_VOLUME / volume),
             base=_rows(np.array(c.base) + _action_errors(sample)),
@@ -199,7 +204,7 @@ def solve(
 
 def _action_errors(sample: calibration.Sample) -> Floats:
     """(actions, states) log of wanted over expected rates, given the visits on which they depend."""
-    p, r = sample.p, sample.response
+    p = sample.p
     given = np.ones_like(p)
     given[COMMENT], given[FOLLOW_IN], given[FOLLOW_OUT] = p[PANEL], p[PROFILE], 1 - p[PROFILE]
     errors = np.zeros(ACTION_RATES.shape)
@@ -210,8 +215,9 @@ def _action_errors(sample: calibration.Sample) -> Floats:
     return np.clip(errors, -1.5, 1.5)
 
 
-def _mean_activity(world: "World", shift: float) -> float:
-    return float(activity(world, shift).mean())
+def _return_shift(world: "World") -> float:
+    """What the logit of returning lacks to the wanted share of active users."""
+    return _root(lambda x: float(activity(world, x).mean()) - TARGET_ACTIVE, -6.0, 6.0)
 
 
 def _mean_volume(world: "World", shift: float = 0.0) -> float:

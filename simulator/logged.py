@@ -3,11 +3,11 @@
 What is taken from where (tables as `warehouse.importers.read_kuairand` returns them):
 - videos: author, tag, duration, upload day; appeal per action and play quality from the log's rates.
 - users: those with a pre-period history; a seeded sample where fewer are asked for.
-- propensities and offsets: drawn from their posterior given the log, so that rare actions keep the spread that a
-  shrunken mean would lose; the prior is the synthetic world's.
-- tastes: from the outcome given the exposure (was what was shown of a tag played more than expected), never from
-  which videos appear, because that encodes the policy of the platform.
-- activity: rank within the log blended with chance; `exposures` gives the distribution (its rows name no user).
+- propensities and offsets: drawn from their posterior given the log, so that rare actions keep the spread
+  that a shrunken mean would lose; the prior is the synthetic world's.
+- tastes: from the outcome given the exposure (was what was shown of a tag played more than expected), never
+  from which videos appear, because that encodes the policy of the platform.
+- activity: rank within the log blended with chance; `exposures` gives the distribution (rows name nobody).
 """
 
 from dataclasses import replace
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+Counts = NDArray[Any]
 HISTORY = 50
 ACTIVITY_SIGNAL = 0.7  # correlation of log activity with the rank in a log of two weeks; assumed
-PLAY_LOGITS = 0.9  # logits of a play per unit of affinity: skips and plays overlap; measured in the synthetic world
-# what the log counts for each action row: (column, counted among); panel and profile visits are columns of stays
+PLAY_LOGITS = (
+    0.9  # logits of a play per unit of affinity: skips and plays overlap; measured in the synthetic world
+)
+# what the log counts for each action row: (column, counted among); panel opens where its stay is not 0
 _COUNTED = {
     "like": "like", "panel": "panel", "comment": "comment", "share": "share",
     "profile": "profile_enter", "follow_in": "follow", "follow_out": "follow", "hate": "hate",
@@ -95,7 +98,7 @@ def draw(
 
 
 def _videos(videos: "pa.Table") -> tuple[Ids, Ids, Ids, int, Ids, Ids]:
-    """Columns by world row (row 0 padding): source ids without row 0, author, tag index, tags, duration, upload."""
+    """Columns by world row (row 0 padding): source ids without row 0, author, tag, n_tags, length, upload."""
     ids = _column(videos, "video_id")
     order = np.argsort(ids, kind="stable")
     codes, tag = np.unique(_column(videos, "tag")[order], return_inverse=True)
@@ -134,23 +137,34 @@ def _people(
 
 
 def _logged(impressions: "pa.Table", source: Ids, video_ids: Ids) -> Logged:
-    """The log's rows of known videos; users that are not in the world have row -1 but still tell about videos."""
+    """The log's rows of known videos; users that are not in the world have row -1 but tell about videos."""
     video = _column(impressions, "video_id")
     at = np.minimum(np.searchsorted(video_ids, video), len(video_ids) - 1)
     keep = video_ids[at] == video
     user = _column(impressions, "user_id")[keep]
     place = np.minimum(np.searchsorted(source, user), len(source) - 1)
     who = np.where(source[place] == user, place, -1)
-    columns = {name: _column(impressions, name)[keep].astype(np.float64) for name in _COUNTED.values() if name != "panel"}
+    columns = {
+        name: _column(impressions, name)[keep].astype(np.float64)
+        for name in _COUNTED.values()
+        if name != "panel"
+    }
     columns["panel"] = (_column(impressions, "panel_ms")[keep] > 0).astype(np.float64)
     actions = np.stack([columns[_COUNTED[name]] for name in ACTIONS])
     return Logged(who, at[keep] + 1, _column(impressions, "play")[keep].astype(np.float64), actions)
 
 
 def _items(
-    constants: Constants, seed: int, log: Logged, author: Ids, tag: Ids, duration_ms: Ids, uploaded: Ids, ids: Ids
+    constants: Constants,
+    seed: int,
+    log: Logged,
+    author: Ids,
+    tag: Ids,
+    duration_ms: Ids,
+    uploaded: Ids,
+    ids: Ids,
 ) -> dict[str, Any]:
-    """Video fields: quality from plays beyond the mean, appeal from actions, both posterior draws; reach from counts."""
+    """Video fields: quality from plays, appeal from actions, posterior draws; reach from counts."""
     rows = np.arange(len(ids) + 1)
     n = np.bincount(log.items, minlength=len(rows)).astype(np.float64)
     plays = np.bincount(log.items, log.play, minlength=len(rows))
@@ -189,16 +203,23 @@ def _offsets(constants: Constants, prior: Floats, log: Logged, n_users: int) -> 
     mine = log.users >= 0
     n = np.bincount(log.users[mine], minlength=n_users).astype(np.float64)
     plays = np.bincount(log.users[mine], log.play[mine], minlength=n_users)
-    return _posterior(constants.offset_sd * prior, constants.offset_sd, plays, n, log.play.mean()) / constants.offset_sd
+    return (
+        _posterior(constants.offset_sd * prior, constants.offset_sd, plays, n, log.play.mean())
+        / constants.offset_sd
+    )
 
 
 def _propensities(constants: Constants, prior: Floats, traits: Floats, log: Logged, n_users: int) -> Floats:
-    """Log propensities: gamma posteriors for like, comment, share and follow; the other rows keep the prior's share."""
+    """Log propensities: gamma posteriors for four actions; other rows keep the prior's share."""
     mine = log.users >= 0
     n = np.bincount(log.users[mine], minlength=n_users).astype(np.float64)
     out = prior.copy()
     for row, name, trait, shape in zip(
-        (0, 2, 3, 6), ("like", "comment", "share", "follow_out"), (2, 3, 4, 5), constants.gamma_shapes, strict=True
+        (0, 2, 3, 6),
+        ("like", "comment", "share", "follow_out"),
+        (2, 3, 4, 5),
+        constants.gamma_shapes,
+        strict=True,
     ):
         column = log.actions[ACTIONS.index(name)]
         hits = np.bincount(log.users[mine], column[mine], minlength=n_users)
@@ -209,9 +230,13 @@ def _propensities(constants: Constants, prior: Floats, traits: Floats, log: Logg
 
 
 def _tastes(
-    constants: Constants, prior: NDArray[np.float32], log: Logged, residual: Floats, vectors: NDArray[np.float32]
+    constants: Constants,
+    prior: NDArray[np.float32],
+    log: Logged,
+    residual: Floats,
+    vectors: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Prior tastes moved along the vectors of what was played more, or less, than expected: one ridge step."""
+    """Prior tastes moved along the vectors of what was played more or less than expected: a ridge step."""
     mine = np.flatnonzero(log.users >= 0)
     pull = np.zeros(prior.shape)
     mean = np.bincount(log.users[mine], residual[mine], minlength=len(prior)) / np.maximum(
@@ -225,7 +250,7 @@ def _tastes(
     return (prior + pull / (precision + weight)[:, None]).astype(np.float32)
 
 
-def _posterior(prior_draw: Floats, sd: float, hits: Floats, n: Floats, mean: float) -> Floats:
+def _posterior(prior_draw: Floats, sd: float, hits: Counts, n: Floats, mean: float) -> Floats:
     """A draw of a shift in affinity given hits among n: the prior draw shrunk, around the posterior mean."""
     rate = (hits + 1) / (n + 2)
     seen = (_logit(rate) - _logit(mean)) / PLAY_LOGITS
@@ -234,8 +259,8 @@ def _posterior(prior_draw: Floats, sd: float, hits: Floats, n: Floats, mean: flo
     return seen * information / precision + prior_draw / (sd * np.sqrt(precision))
 
 
-def _log_rate(score: Floats, shape: float, hits: Floats, expected: Floats) -> Floats:
-    """Log of a draw from the gamma posterior of a relative rate of prior mean 1, at the rank of a normal score."""
+def _log_rate(score: Floats, shape: float, hits: Counts, expected: Floats) -> Floats:
+    """Log of a draw from the gamma posterior of a relative rate of prior mean 1, at a normal score's rank."""
     drawn = gammaincinv(shape + hits, ndtr(score)) / (shape + expected)
     return np.log(np.maximum(drawn, np.exp(-12.0)))
 

@@ -11,12 +11,12 @@ from simulator.randomness import Purpose, normal, uniform
 from warehouse.events import DAY_MS
 
 Floats = NDArray[np.float64]
-VIDEOS_PER_AUTHOR = 1.25  # Pure: 7,583 videos of about 6,000 authors; see `draw_items`
+VIDEOS_PER_AUTHOR = 1.16  # Pure: 7,583 videos of 6,510 authors
 AGE_DAYS = 7.0  # mean age of a video at the first midnight; assumed
 
 TRAITS = ("activity", "offset", "like", "comment", "share", "follow", "hate")
-# Correlations of the Gaussian copula. activity-offset: 27K. like-follow .36 and .17 otherwise, and the negative ones
-# with activity: Kwai-2018 log rates. Offset against actions: assumed 0.
+# Correlations of the Gaussian copula. activity-offset: 27K. like-follow .36 and .17 otherwise, and the
+# negative ones # with activity: Kwai-2018 log rates. Offset against actions: assumed 0.
 COPULA = np.array(
     [
         [1.00, -0.50, -0.18, -0.20, -0.35, -0.20, 0.00],
@@ -93,9 +93,13 @@ def draw_items(
     return fields
 
 
-def item_vectors(constants: Constants, ids: NDArray[np.integer], seed: int, tag: Floats) -> NDArray[np.float32]:
+def item_vectors(
+    constants: Constants, ids: NDArray[np.integer], seed: int, tag: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Unit-length directions around that of the tag."""
-    noise = normal(seed, Purpose.ITEM_VECTOR, ids[:, None], np.arange(constants.dims)) / np.sqrt(constants.dims)
+    noise = normal(seed, Purpose.ITEM_VECTOR, ids[:, None], np.arange(constants.dims)) / np.sqrt(
+        constants.dims
+    )
     vector = np.sqrt(1 - constants.item_noise**2) * tag + constants.item_noise * noise
     return vector.astype(np.float32)
 
@@ -146,8 +150,9 @@ def users_of(constants: Constants, traits: Floats) -> dict[str, Any]:
 def propensities(constants: Constants, traits: Floats) -> Floats:
     """(actions, n) log propensities, mean of their exponential 1: gamma marginals from the copula's scores.
 
-    Opening the panel takes a log-normal part of the comment propensity and entering the profile one of the follow
-    propensity; what is left makes the act itself likely, so that both together have the gamma's spread.
+    Opening the panel takes a log-normal part of the comment propensity and entering the profile one of the
+    follow propensity; what is left makes the act itself likely, so that both together have the gamma's
+    spread.
     """
     c = constants
     like, comment, share, follow = (
@@ -165,7 +170,11 @@ def log_gamma(z: Floats, shape: float) -> Floats:
 
 
 def draw_tastes(
-    constants: Constants, users: NDArray[np.integer], seed: int, tag_vector: NDArray[np.float32], cumulative: Floats
+    constants: Constants,
+    users: NDArray[np.integer],
+    seed: int,
+    tag_vector: NDArray[np.float32],
+    cumulative: Floats,
 ) -> Floats:
     """(n, d) mixtures of a few tags each."""
     slots = np.arange(constants.interests)
@@ -177,7 +186,9 @@ def draw_tastes(
     return mixed / weight.sum(1, keepdims=True)
 
 
-def scaled_tastes(constants: Constants, taste: Floats, item_vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def scaled_tastes(
+    constants: Constants, taste: Floats, item_vector: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Tastes such that taste . vector has the wanted spread over random pairs."""
     pairs = np.arange(20_000)
     rows, items = pairs % len(taste), 1 + (pairs * 7919) % (len(item_vector) - 1)

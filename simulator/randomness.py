@@ -40,7 +40,7 @@ class Purpose(IntEnum):
     TAG_TRANSITION = 11
     USER_SAMPLE = 12
     ITEM_REACH = 13
-    # life: arrivals (user, day, candidate), leaving (user, session, request), responses (user, item, exposure)
+    # life: arrivals (user, day, candidate), leaving (user, session, request), responses: see behavior
     PAST_ACTIVITY = 20
     ACTIVE_DAY = 21
     SESSION_ACCEPTED = 22
@@ -74,7 +74,9 @@ def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
 def _rounds(even: Words, odd: Words, schedule: Sequence[Words]) -> None:
     """Ten rounds in place. even: counter words 0 and 2, odd: 1 and 3; (2, m) each."""
     wide, product = np.empty((2, 2, even.shape[1]), np.uint64)
-    halves = product.view(np.uint32).reshape(2, -1, 2)[::-1]  # of the other product: low, high (little endian)
+    halves = product.view(np.uint32).reshape(2, -1, 2)[
+        ::-1
+    ]  # of the other product: low, high (little endian)
     low, high = halves[..., 0], halves[..., 1]
     for keys in schedule:
         np.copyto(wide, even)
@@ -94,7 +96,7 @@ def _schedule(k0: int, k1: int) -> tuple[Words, ...]:
 
 
 def words(seed: int, purpose: ArrayLike, *counters: ArrayLike) -> Words:
-    """(4, ...) independent 32-bit words for up to three counters; `purpose` may be an array that broadcasts too."""
+    """(4, ...) independent 32-bit words for up to three counters; `purpose` may be an array too."""
     if len(counters) > 3:
         raise ValueError(f"a draw has at most 3 counters, got {len(counters)}")
     padded = (*counters, *(0,) * (3 - len(counters)))

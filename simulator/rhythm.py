@@ -29,7 +29,9 @@ class Arrivals(NamedTuple):
     start_ms: Ids  # since the start of the run
 
 
-def p_active(world: "World", active_days: NDArray[np.integer], satisfaction: NDArray[np.float64]) -> NDArray[np.float64]:
+def p_active(
+    world: "World", active_days: NDArray[np.integer], satisfaction: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The return law: chance of opening the app on a day, given the last three days."""
     c = world.constants
     logit = np.take(np.array(c.return_logits), active_days.sum(-1)) + world.user_return
@@ -50,8 +52,8 @@ def past_days(world: "World") -> NDArray[np.int8]:
 def arrivals(world: "World", state: "State", day: int) -> Arrivals:
     """Sessions of a calendar day (0 = the first simulated one). An active day has at least one session.
 
-    A common candidate process is thinned: candidate 0 comes whenever the user is active that day, the others with
-    a chance that only depends on the user and the weekday, so two lives of a user meet again every day.
+    A common candidate process is thinned: candidate 0 comes whenever the user is active that day, the others
+    with a chance that only depends on the user and the weekday, so two lives of a user meet again every day.
     """
     users = np.arange(world.n_users)
     p = p_active(world, state.active_days, state.day_satisfaction)
@@ -62,7 +64,9 @@ def arrivals(world: "World", state: "State", day: int) -> Arrivals:
     comes = drawn < np.where(candidate == 0, 1.0, chance[:, None])
     row, number = np.nonzero(comes)
     who = active[row]
-    at = np.interp(uniform(world.seed, Purpose.SESSION_START, who, day, number), _HOURS, np.arange(25) * _HOUR_MS)
+    at = np.interp(
+        uniform(world.seed, Purpose.SESSION_START, who, day, number), _HOURS, np.arange(25) * _HOUR_MS
+    )
     start = day * DAY_MS + np.minimum(at.astype(np.int64), DAY_MS - 1)
     order = np.lexsort((number, who, start))
     return Arrivals(who[order], day * SESSIONS_PER_DAY + number[order], start[order])

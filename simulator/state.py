@@ -20,8 +20,8 @@ FOLLOWS = 32  # most recent follows that are remembered
 class State:
     """Structure of arrays, changed in place by `behavior.absorb`, `begin_session` and `overnight`.
 
-    The rings `shown`, `plays` and `follows` hold ids, 0 = empty; `n_shown`, `n_plays` and `n_follows` count all
-    that was ever written, so the next place is the count modulo the width. `follows` holds author ids + 1.
+    The rings `shown`, `plays` and `follows` hold ids, 0 = empty; `n_shown`, `n_plays` and `n_follows` count
+    all that was ever written, so the next place is the count modulo the width. `follows` : author ids + 1.
     """
 
     taste: NDArray[np.float32]  # (n, d)
@@ -43,7 +43,7 @@ class State:
 
     @classmethod
     def start(cls, world: "World") -> Self:
-        """The state at the first midnight: rested, with the history of the world rolled into plays and tastes."""
+        """The state at the first midnight: rested, with the history of the world rolled into the plays."""
         n, d, tags = world.n_users, world.item_vector.shape[1], world.n_tags
         state = cls(
             taste=world.user_taste.copy(),

@@ -1,13 +1,14 @@
-"""World: the hidden truth of a simulated service. Who its users and videos are; nothing here changes in a life."""
+"""World: the hidden truth of a simulated service. Who its users and videos are; nothing changes in a life."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.constants import PROFILES, Constants
+from warehouse.events import Item, User
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +41,9 @@ class World:
     item_reach: Floats  # (n_items + 1) cumulative share of what the platform puts forward, from 0 to 1
 
     tag_vector: Float32s  # (n_tags, d)
-    tag_transition: Floats  # (n_tags + 1, n_tags) affinity of a tag after the last played tag; last row: no play yet
+    tag_transition: (
+        Floats  # (n_tags + 1, n_tags) affinity of a tag after the last played tag; last row: no play yet
+    )
 
     user_source_id: Ids
     user_taste: Float32s  # (n_users, d) where tastes drift around
@@ -51,7 +54,9 @@ class World:
     user_stay: Floats  # logit of asking for another feed
     user_return: Floats  # logit of an active day
     user_expected: Floats  # plays per impression that leave the user neither pleased nor displeased
-    history: NDArray[np.int32]  # (n_users, 50) plays before the first day, oldest first, left-aligned, 0-padded
+    history: NDArray[
+        np.int32
+    ]  # (n_users, 50) plays before the first day, oldest first, left-aligned, 0-padded
     history_ts: Ids  # (n_users,) time of the last of them, 0 = none
 
     @property
@@ -74,7 +79,9 @@ class World:
         return base, kappa[:, None, None], shock[:, None, None]
 
     @classmethod
-    def synthetic(cls, n_users: int, n_items: int = 20_000, seed: int = 0, profile: str = "default") -> Self:
+    def synthetic(
+        cls, n_users: int, n_items: int = 20_000, seed: int = 0, profile: str = "default"
+    ) -> "World":
         """A world drawn from the published shapes of real logs. Seconds for 10,000 users.
 
         >>> World.synthetic(50, n_items=300, seed=1).n_items
@@ -85,7 +92,7 @@ class World:
         _check_size("n_users", n_users, 1)
         _check_size("n_items", n_items, 12)
         drawn = population.draw(_constants(profile), n_users, n_items, seed)
-        return fitting.centred(cls(**drawn))
+        return fitting.centred(World(**drawn))
 
     @classmethod
     def from_log(
@@ -98,16 +105,19 @@ class World:
         seed: int = 0,
         n_users: int | None = None,
         profile: str = "default",
-    ) -> Self:
+    ) -> "World":
         """A world of real users and videos: tables as `warehouse.importers.read_kuairand` returns them.
 
-        `n_users` takes a seeded sample of the users that have a history; None takes them all. See `simulator.logged`
-        for what is taken from which table. Raises ValueError where more users are asked for than there are.
+        `n_users` takes a seeded sample of the users that have a history; None takes them all. See
+        `simulator.logged` for what is taken from which table. Raises ValueError where more users are asked
+        for than there are.
         """
         from simulator import fitting, logged
 
-        taken = logged.draw(_constants(profile), users, videos, impressions, histories, exposures, seed, n_users)
-        return fitting.centred(cls(**taken))
+        taken = logged.draw(
+            _constants(profile), users, videos, impressions, histories, exposures, seed, n_users
+        )
+        return fitting.centred(World(**taken))
 
     def items_table(self) -> "pa.Table":
         """The catalogue by the warehouse's `items` schema."""
@@ -119,19 +129,19 @@ class World:
             "uploaded_ts": self.item_uploaded_ts[1:],
             "source_id": self.item_source_id[1:],
         }
-        return _table("Item", columns)
+        return _table(Item, columns)
 
     def users_table(self) -> "pa.Table":
         """The users by the warehouse's `users` schema."""
-        return _table("User", {"user": np.arange(self.n_users), "source_id": self.user_source_id})
+        return _table(User, {"user": np.arange(self.n_users), "source_id": self.user_source_id})
 
 
-def _table(record: str, columns: dict[str, Any]) -> "pa.Table":
+def _table(record: type, columns: dict[str, Any]) -> "pa.Table":
     import pyarrow as pa
 
-    from warehouse import events, schema
+    from warehouse.schema import arrow_schema
 
-    return pa.table(columns).cast(schema.arrow_schema(getattr(events, record)))
+    return pa.table(columns).cast(arrow_schema(record))
 
 
 def _constants(profile: str) -> Constants:

@@ -1,9 +1,12 @@
 """Bad input ends in one sentence, exit code 2, and nothing written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import abtest
+from click.testing import Result
+
+Command = Callable[..., Result]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,9 @@ from conftest import abtest
         (["--log", "no/such/log"], ["no/such/log"]),
     ],
 )
-def test_one_sentence_and_exit_code_2(flags: list[str], words: list[str], tmp_path: Path) -> None:
+def test_one_sentence_and_exit_code_2(
+    flags: list[str], words: list[str], tmp_path: Path, abtest: Command
+) -> None:
     result = abtest("run", *flags, "--out", str(tmp_path / "run"))
     assert result.exit_code == 2, result.output
     assert len(result.stderr.strip().splitlines()) == 1
@@ -36,7 +41,7 @@ def test_one_sentence_and_exit_code_2(flags: list[str], words: list[str], tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_log_with_a_broken_file_is_refused(tmp_path: Path) -> None:
+def test_a_log_with_a_broken_file_is_refused(tmp_path: Path, abtest: Command) -> None:
     log = tmp_path / "log"
     log.mkdir()
     (log / "kuairand_pure_log_0425_0508.parquet").write_text("not parquet")
@@ -55,7 +60,9 @@ def test_a_log_with_a_broken_file_is_refused(tmp_path: Path) -> None:
         ("days = 0", ["days is 0"]),
     ],
 )
-def test_a_broken_configuration_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
+def test_a_broken_configuration_is_refused(
+    text: str, words: list[str], tmp_path: Path, abtest: Command
+) -> None:
     config = tmp_path / "run.toml"
     config.write_text(text)
     result = abtest("run", "--config", str(config), "--out", str(tmp_path / "run"))
@@ -64,7 +71,7 @@ def test_a_broken_configuration_is_refused(text: str, words: list[str], tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_win_over_the_configuration(tmp_path: Path) -> None:
+def test_flags_win_over_the_configuration(tmp_path: Path, abtest: Command) -> None:
     config = tmp_path / "run.toml"
     config.write_text("days = 0\n")
     result = abtest(
@@ -73,7 +80,7 @@ def test_flags_win_over_the_configuration(tmp_path: Path) -> None:
     assert "users is 0" in result.stderr
 
 
-def test_a_run_folder_in_use_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_run_folder_in_use_is_left_as_it_is(tmp_path: Path, abtest: Command) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     result = abtest("run", "--arms", "poprec,poprec", "--out", str(tmp_path))
     assert result.exit_code == 2
@@ -81,20 +88,20 @@ def test_a_run_folder_in_use_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_unwritable_run_folder_is_refused(tmp_path: Path) -> None:
+def test_an_unwritable_run_folder_is_refused(tmp_path: Path, abtest: Command) -> None:
     (tmp_path / "file").write_text("")
     result = abtest("run", "--arms", "poprec,poprec", "--out", str(tmp_path / "file" / "run"))
     assert result.exit_code == 2
     assert "cannot write run folder" in result.stderr
 
 
-def test_analysing_what_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_analysing_what_is_not_there_is_refused(tmp_path: Path, abtest: Command) -> None:
     result = abtest("analyze", str(tmp_path))
     assert result.exit_code == 2
     assert "no database" in result.stderr
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback(abtest: Command) -> None:
     result = abtest("run", "--days", "0", "--debug")
     assert result.exit_code == 2
     assert "Traceback" in result.stderr

@@ -1,15 +1,18 @@
 """`abtest run` from the command line to the report, checked against plain SQL over its database."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from conftest import SMALL, abtest
+from click.testing import Result
 
 from abtest.metrics import METRICS
 from warehouse.events import DAY_MS
+
+Command = Callable[..., Result]
 
 PER_USER = """
     select x.arm, x.user,
@@ -84,37 +87,42 @@ def test_a_run_has_both_arms_and_real_engagement(finished_run: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_report_and_events_and_another_seed_does_not(
-    finished_run: Path, tmp_path: Path
+    finished_run: Path, run_small: Command, tmp_path: Path
 ) -> None:
     for name, seed in (("again", "0"), ("other", "1")):
-        result = abtest(
-            "run", "--arms", "poprec,comirec", *SMALL, "--seed", seed, "--out", str(tmp_path / name)
-        )
-        assert result.exit_code in (0, 3), result.output
+        run_small(tmp_path / name, "poprec,comirec", "--seed", seed)
     assert steady(report(tmp_path / "again")) == steady(report(finished_run))
-    hashes = [
-        json.loads((f / "manifest.json").read_text())["event_hash"]
-        for f in (finished_run, *tmp_path.iterdir())
-    ]
-    assert len(set(hashes)) == 2
+    folders = (finished_run, tmp_path / "again", tmp_path / "other")
+    first, again, other = (json.loads((f / "manifest.json").read_text())["event_hash"] for f in folders)
+    assert first == again != other
 
 
-def test_two_names_of_one_model_share_a_checkpoint_and_are_an_a_a(tmp_path: Path) -> None:
-    result = abtest("run", "--arms", "comirec,comirec", *SMALL, "--out", str(tmp_path / "aa"))
-    assert result.exit_code in (0, 3), result.output
+def test_two_names_of_one_model_share_a_checkpoint_and_are_an_a_a(run_small: Command, tmp_path: Path) -> None:
+    run_small(tmp_path / "aa", "comirec,comirec")
     assert len(list((tmp_path / "aa/checkpoints").iterdir())) == 1
     document = report(tmp_path / "aa")
     assert [arm["name"] for arm in document["experiment"]["arms"]] == ["comirec", "comirec-2"]
     assert document["candidate_overlap"]["pairs"][0]["share"] == 1
 
 
-def test_analyze_repeats_the_report_from_the_database_alone(finished_run: Path) -> None:
+def test_a_checkpoint_of_an_equal_run_is_reused(run_small: Command, tmp_path: Path) -> None:
+    flags = ("--checkpoints", str(tmp_path / "models"))
+    run_small(tmp_path / "one", "poprec,comirec", *flags)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()}
+    run_small(tmp_path / "two", "poprec,comirec", *flags)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()} == before
+    assert steady(report(tmp_path / "one")) == steady(report(tmp_path / "two"))
+
+
+def test_analyze_repeats_the_report_from_the_database_alone(finished_run: Path, abtest: Command) -> None:
     result = abtest("analyze", str(finished_run), "--json")
     assert result.exit_code in (0, 3), result.output
     assert json.loads(result.stdout)["effects"] == report(finished_run)["effects"]
 
 
-def test_an_own_model_is_an_arm_by_its_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_model_is_an_arm_by_its_import_path(
+    run_small: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mymodels.py").write_text(
         "import numpy as np\n"
         "class Newest:\n"
@@ -126,6 +134,5 @@ def test_an_own_model_is_an_arm_by_its_import_path(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    result = abtest("run", "--arms", "poprec,mine=mymodels:Newest", *SMALL, "--stage", "feed", "--out", "own")
-    assert result.exit_code in (0, 3), result.output
+    run_small(tmp_path / "own", "poprec,mine=mymodels:Newest", "--stage", "feed")
     assert set(report(tmp_path / "own")["exposed"]) == {"poprec", "mine"}

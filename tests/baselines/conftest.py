@@ -10,13 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from baselines import MODELS, load_model
 from baselines.base import Interactions
-
-settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
-settings.load_profile("steady")
 
 EVERY_MODEL = [*MODELS, *(["recgpt"] if importlib.util.find_spec("recgpt.recommender") else [])]
 N_USERS, N_ITEMS, LENGTH = 120, 40, 14

@@ -36,12 +36,14 @@ def test_routing_follows_the_papers_loop():
     for row, history in zip(found, HISTORIES, strict=True):
         items = history[history > 0]
         votes = network.votes(embedded(network, items)).view(len(items), 3, 8)
-        b = network.ages(torch.arange(len(items)).flip(0))  # (T, I)
+        votes = votes * network.ages(torch.arange(len(items)).flip(0)).exp()[:, :, None]
+        plain = network.votes(embedded(network, items)).view(len(items), 3, 8)
+        b = torch.zeros(len(items), 3)
         for step in range(3):
             w = b.softmax(dim=1)
             v = torch.stack([squash((w[:, j, None] * votes[:, j]).sum(0)) for j in range(3)])
             if step < 2:
-                b = b + torch.stack([votes[:, j] @ v[j] for j in range(3)], dim=1)
+                b = b + torch.stack([plain[:, j] @ v[j] for j in range(3)], dim=1)
         torch.testing.assert_close(row, v * 8**0.5, atol=1e-5, rtol=1e-4)
 
 

@@ -65,7 +65,9 @@ def test_responding_does_not_change_the_state(world: World, lived: State) -> Non
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 399), max_size=5), seed=st.integers(0, 1000))
-def test_no_result_depends_on_who_else_is_in_the_call(world: World, lived: State, cuts: list[int], seed: int) -> None:
+def test_no_result_depends_on_who_else_is_in_the_call(
+    world: World, lived: State, cuts: list[int], seed: int
+) -> None:
     """Rows in another order and in other batches, down to single users: equal bit for bit."""
     order = np.random.default_rng(seed).permutation(world.n_users)
     items = _feed(order, seed)

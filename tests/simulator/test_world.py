@@ -13,7 +13,9 @@ KUAIRAND = Path(__file__).parents[2] / "../shared/data/kuairand"
 
 
 def _equal(a: World, b: World) -> bool:
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name != "constants")
+    return all(
+        np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name != "constants"
+    )
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:
@@ -65,7 +67,7 @@ def test_tables_follow_the_schema_of_the_warehouse() -> None:
 
 
 @pytest.fixture(scope="module")
-def kuairand():  # noqa: ANN201
+def kuairand():
     if not KUAIRAND.exists():
         pytest.skip("needs ../shared/data")
     importers = pytest.importorskip("warehouse.importers")
@@ -73,20 +75,26 @@ def kuairand():  # noqa: ANN201
 
 
 @pytest.fixture(scope="module")
-def logged(kuairand) -> World:  # noqa: ANN001
+def logged(kuairand) -> World:
     k = kuairand
     return World.from_log(k.users, k.videos, k.impressions, k.histories, k.exposures, seed=2, n_users=1500)
 
 
-def test_a_logged_world_holds_real_users_videos_and_histories(kuairand, logged: World) -> None:  # noqa: ANN001
+def test_a_logged_world_holds_real_users_videos_and_histories(kuairand, logged: World) -> None:
     assert logged.n_users == 1500
     assert set(logged.user_source_id) <= set(kuairand.histories["user_id"].to_pylist())
-    lists = dict(zip(kuairand.histories["user_id"].to_pylist(), kuairand.histories["videos"].to_pylist(), strict=True))
+    lists = dict(
+        zip(kuairand.histories["user_id"].to_pylist(), kuairand.histories["videos"].to_pylist(), strict=True)
+    )
     for user in range(0, 1500, 100):
         items = logged.history[user][logged.history[user] > 0]
         assert logged.item_source_id[items].tolist() == lists[logged.user_source_id[user]][-50:]
-    duration = dict(zip(kuairand.videos["video_id"].to_pylist(), kuairand.videos["duration_ms"].to_pylist(), strict=True))
-    assert all(duration[s] == d for s, d in zip(logged.item_source_id[1:], logged.item_duration_ms[1:], strict=True))
+    duration = dict(
+        zip(kuairand.videos["video_id"].to_pylist(), kuairand.videos["duration_ms"].to_pylist(), strict=True)
+    )
+    assert all(
+        duration[s] == d for s, d in zip(logged.item_source_id[1:], logged.item_duration_ms[1:], strict=True)
+    )
 
 
 def test_a_logged_world_starts_with_its_histories(logged: World) -> None:
@@ -96,15 +104,16 @@ def test_a_logged_world_starts_with_its_histories(logged: World) -> None:
     assert state.recently_shown(users).shape == (1500, SHOWN)
 
 
-def test_videos_that_were_played_more_have_more_quality(kuairand, logged: World) -> None:  # noqa: ANN001
+def test_videos_that_were_played_more_have_more_quality(kuairand, logged: World) -> None:
     videos, play = kuairand.impressions["video_id"].to_numpy(), kuairand.impressions["play"].to_numpy()
     at = np.searchsorted(logged.item_source_id[1:], videos) + 1
-    n, plays = np.bincount(at, minlength=logged.n_items + 1), np.bincount(at, play, minlength=logged.n_items + 1)
+    n = np.bincount(at, minlength=logged.n_items + 1)
+    plays = np.bincount(at, play, minlength=logged.n_items + 1)
     often = n >= 100
     assert np.corrcoef(plays[often] / n[often], logged.item_quality[often])[0, 1] > 0.8
 
 
-def test_more_users_than_the_log_has_are_refused(kuairand) -> None:  # noqa: ANN001
+def test_more_users_than_the_log_has_are_refused(kuairand) -> None:
     k = kuairand
     with pytest.raises(ValueError, match="n_users is 99999; the log has 26"):
         World.from_log(k.users, k.videos, k.impressions, k.histories, k.exposures, n_users=99_999)
