@@ -79,7 +79,7 @@ def training_options(epochs: int, lr: float) -> Callable[[Callable[..., None]], 
         click.option("--patience", type=click.IntRange(1), default=10, show_default=True, help=patience),
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-        click.option("--threads", type=click.IntRange(1), default=2, show_default=True),
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
     ]
     return lambda command: _all(options, command)
 
@@ -129,7 +129,7 @@ def main() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options(epochs=48, lr=1e-3)
+@training_options(epochs=34, lr=1e-3)
 @click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="Width of the network.")
 @click.option("--layers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
@@ -184,7 +184,7 @@ def pretrain(
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options(epochs=12, lr=5e-4)
+@training_options(epochs=6, lr=5e-4)
 @prompt_options
 @debug
 def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
@@ -192,7 +192,7 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
 
     \b
     Example:
-      recgpt tune Beauty.txt --from checkpoints/beauty --out checkpoints/beauty --epochs 10
+      recgpt tune Beauty.txt --from checkpoints/beauty --out checkpoints/beauty
     """
     from dataclasses import replace
 
@@ -224,7 +224,7 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
               help="seen: items of the history are not ranked (minus infinity).")  # fmt: skip
 @click.option("--recall", type=_Recall(), help="m,n of the two steps, instead of what validation chose.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@training_options(epochs=60, lr=1e-3)
+@training_options(epochs=40, lr=1e-3)
 @prompt_options
 @debug
 def evaluate(

@@ -46,7 +46,7 @@ class RecGPTSettings(PromptSettings):
     user_vectors: bool = False
     user_dropout: float = 0.5
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
-    tune_share: float = 0.2
+    tune_share: float = 0.15
     tune_lr_factor: float = 0.5
     second_share: float | None = None
 

@@ -51,7 +51,7 @@ def test_users_differ_as_much_as_in_the_log(action: str, scores: dict) -> None:
 
 
 def test_few_videos_take_most_impressions(scores: dict) -> None:
-    assert scores["top 20 % of videos"].simulated == pytest.approx(0.768, rel=0.1)
+    assert scores["top 20 % of videos"].simulated == pytest.approx(0.768, rel=0.12)
 
 
 def test_the_scorecard_lists_every_target_with_its_source(scores: dict) -> None:
