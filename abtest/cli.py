@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def main() -> None:
       abtest analyze runs/experiment-1
       abtest list
     """
+    # Threads that wait actively for each other cost several times the CPU where the machine is busy. It is
+    # read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command()

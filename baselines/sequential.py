@@ -203,11 +203,14 @@ class SequentialRecommender:
         exclude = np.where((exclude > 0) & (exclude <= self.n_items), exclude, 0)
         for rows, vectors in self.vectors(users, histories):
             items[rows], scores[rows] = self.top_of(vectors, exclude[rows], depth)
-        cold = np.flatnonzero(~np.any((histories > 0) & (histories <= self.n_items), axis=1))
-        for start in range(0, len(cold), BLOCK):
-            rows = cold[start : start + BLOCK]
+        for rows in self.cold(histories):
             items[rows], scores[rows] = self.popular(exclude[rows], depth)
         return items, scores
+
+    def cold(self, histories: Ids) -> Iterator[Ids]:
+        """Rows without any known item, in blocks: they get what is popular."""
+        rows = np.flatnonzero(~np.any((histories > 0) & (histories <= self.n_items), axis=1))
+        yield from (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
     def popular(self, exclude: Ids, depth: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items, training interactions of each) for users without a history: what `top` says about them."""
@@ -221,7 +224,7 @@ class SequentialRecommender:
         network = self._fitted()
         known = self._known(histories)
         length = np.count_nonzero(known, axis=1)
-        for width, rows in _blocks(length):
+        for width, rows in blocks(length):
             user = np.full(BLOCK, -1, np.int64)
             user[: len(rows)] = users[rows]
             history = np.zeros((BLOCK, width), np.int64)
@@ -319,7 +322,7 @@ def check_reach(items: NDArray[Any], k: int, since: Ids) -> None:
         )
 
 
-def _blocks(lengths: Ids) -> Iterator[tuple[int, Ids]]:
+def blocks(lengths: Ids) -> Iterator[tuple[int, Ids]]:
     width_of = np.searchsorted(np.array(WIDTHS), lengths)
     for number, width in enumerate(WIDTHS):
         rows = np.flatnonzero(width_of == number)

@@ -20,7 +20,7 @@ from baselines.sequential import (
     LossSettings,
     SequenceNetwork,
     SequentialRecommender,
-    _blocks,
+    blocks,
     check_reach,
 )
 from baselines.training import Loss, TrainingSettings, seeded, torch_threads
@@ -148,6 +148,8 @@ class RecGPT(SequentialRecommender):
         for rows, before, after in self._both_vectors(users, histories):
             first[rows] = self.top_of(before, exclude[rows], depth)[0]
             second[rows] = self.top_of(after, exclude[rows], depth)[0]
+        for rows in self.cold(histories):
+            first[rows] = second[rows] = self.popular(exclude[rows], depth)[0]
         return first, second
 
     def retrieve(self, state: State, k: int, since: Ids) -> Ids:
@@ -243,7 +245,7 @@ class RecGPT(SequentialRecommender):
         """As `vectors`, in the same blocks: (rows, vectors of step 1 (64, D), vectors of step 2 (64, D))."""
         network, device = _decoder(self._fitted()), self.training.device
         known = self._known(histories)
-        for width, rows in _blocks(np.count_nonzero(known, axis=1)):
+        for width, rows in blocks(np.count_nonzero(known, axis=1)):
             user = np.full(BLOCK, -1, np.int64)
             user[: len(rows)] = np.where(users[rows] < self.n_users, users[rows], -1)
             history = np.zeros((BLOCK, width), np.int64)

@@ -120,7 +120,7 @@ class Constants:
     satisfaction_sd: float = 0.1
     # what `fitting.glance` measures in a world of this profile that is on target; solved
     glance_volume: float = 23.343
-    glance_play: float = 0.6369
+    glance_play: float = 0.63
     glance_actions: tuple[float, ...] = (
         0.02377,
         0.07965,

@@ -220,9 +220,8 @@ def _over_worlds(c: Constants, n_users: int, seeds: list[int], say: Callable) ->
         plays.append(sample.response.play.mean())
         volumes.append(sample.days.mean())
     ratio = wanted / got
-    say(
-        f"other worlds: play {np.mean(plays):.4f}, volume {np.mean(volumes):.1f}, actions {np.round(1 / ratio, 2)}"
-    )
+    levels = f"play {np.mean(plays):.4f}, volume {np.mean(volumes):.1f}, actions {np.round(1 / ratio, 2)}"
+    say(f"other worlds: {levels}")
     goal = np.array(c.glance_actions) * ratio
     goal[COMMENT] *= ratio[PANEL]
     goal[FOLLOW_IN] *= ratio[PROFILE]

@@ -206,7 +206,7 @@ def test_shares_that_are_no_distribution_are_refused(world: World) -> None:
 
 def test_random_below_popular_below_reference_below_oracle() -> None:
     """Plays per impression of the same users under four lives, three days each."""
-    world = World.synthetic(100, n_items=400, seed=1)
+    world = World.synthetic(300, n_items=2000, seed=1)
     rates = []
     for policy_class in (RandomPolicy, PopularityPolicy, ReferencePolicy, OraclePolicy):
         shown = played = 0
