@@ -15,14 +15,27 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    flags = ["--users", str(options.users), "--days", str(options.days), "--epochs", "2", "--max-targets", "20000"]
+    flags = [
+        "--users",
+        str(options.users),
+        "--days",
+        str(options.days),
+        "--epochs",
+        "2",
+        "--max-targets",
+        "20000",
+        "--threads",
+        "1",
+    ]
     low, rejected, runs = Counter(), Counter(), []
     for seed in range(options.seeds):
         folder = options.work / str(seed)
@@ -36,7 +49,10 @@ def main() -> None:
         holm = [e["metric"] for e in effects if e["p_adjusted"] is not None and e["p_adjusted"] < 0.05]
         rejected["runs"] += bool(holm)
         runs.append({"seed": seed, "exposed": report["exposed"], "p": {e["metric"]: e["p"] for e in effects}})
-        print(f"seed {seed}: p < .05 in {dict(low)}, runs with a Holm rejection {rejected['runs']}", file=sys.stderr)
+        print(
+            f"seed {seed}: p < .05 in {dict(low)}, runs with a Holm rejection {rejected['runs']}",
+            file=sys.stderr,
+        )
     document = {
         "settings": flags,
         "seeds": options.seeds,
