@@ -49,9 +49,8 @@ def test_every_option_in_the_readme_exists() -> None:
 
 def test_every_file_in_the_readme_exists() -> None:
     table = README.split("## Where is it?")[1].split("## ")[0]
-    named = re.findall(
-        r"[a-z0-9_]+/[a-z0-9_/]*(?:\.py)?", " ".join(re.findall(r"\| ([^|]+) \|$", table, re.M))
-    )
+    answers = " ".join(re.findall(r"\| ([^|]+) \|$", table, re.M))
+    named = re.findall(r"[a-z0-9_]+/[a-z0-9_/]*(?:\.py)?", answers)
     assert len(named) > 10
     assert not [name for name in named if not (ROOT / name).exists()]
 
