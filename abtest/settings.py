@@ -81,6 +81,8 @@ def prepare(settings: RunSettings) -> Plan:
             raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
     if not 0 <= settings.seed < 2**63:
         raise ValueError(f"seed is {settings.seed}; it must be a whole number from 0 to 2^63 - 1")
+    if not settings.name or not all(c.isalnum() or c in "._-" for c in settings.name):
+        raise ValueError(f"name {settings.name!r} is not usable; use letters, digits, '.', '_' and '-'")
     if settings.stage not in STAGES:
         raise ValueError(f"unknown stage {settings.stage!r}; known stages: {', '.join(STAGES)}")
     specs = parse_arms(settings.arms)
@@ -99,11 +101,19 @@ def prepare(settings: RunSettings) -> Plan:
         from warehouse.importers import read_kuairand
 
         log = read_kuairand(Path(settings.log))
+        n_known = log.histories.num_rows
+        if settings.users > n_known:
+            raise ValueError(f"users is {settings.users}; the log has {n_known} users with a history")
     return Plan(settings, experiment, log)
 
 
 def claim_folder(settings: RunSettings) -> Path:
     """Make the run folder: `--out`, or the next free runs/NAME-N. It must be new or empty."""
+    if settings.checkpoints is not None:
+        try:
+            Path(settings.checkpoints).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot write to {settings.checkpoints}: {error.strerror}") from error
     if settings.out is None:
         parent = Path("runs")
         n = 1
@@ -140,7 +150,7 @@ def _weights(split: str | None, n_arms: int) -> list[float]:
         raise ValueError(
             f"split {split!r} has {len(percents)} parts for {n_arms} arms; give one percent an arm"
         )
-    if min(percents) <= 0 or abs(sum(percents) - 100) > 1e-9:
+    if not (min(percents) > 0 and abs(sum(percents) - 100) <= 1e-9):
         raise ValueError(
             f"split {split!r} sums to {sum(percents):g}; positive percents that sum to 100 are allowed"
         )

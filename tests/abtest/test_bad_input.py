@@ -23,6 +23,9 @@ Command = Callable[..., Result]
         (["--warmup-days", "0"], ["warmup-days is 0"]),
         (["--split", "50,40"], ["sums to 90"]),
         (["--split", "50,x"], ["'50,x'"]),
+        (["--split", "nan,50"], ["nan"]),
+        (["--name", "a/b"], ["'a/b'"]),
+        (["--checkpoints", f"{__file__}/x", "--arms", "poprec,poprec"], ["cannot write"]),
         (["--split", "50,25,25"], ["3 parts for 2 arms"]),
         (["--control", "nobody"], ["nobody"]),
         (["--seed", "-1"], ["seed is -1"]),
@@ -105,3 +108,13 @@ def test_debug_shows_the_traceback(abtest: Command) -> None:
     result = abtest("run", "--days", "0", "--debug")
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
+
+
+def test_more_users_than_the_log_has_are_refused(abtest: Command, tmp_path: Path) -> None:
+    log = Path(__file__).parents[2] / "../shared/data/kuairand"
+    if not log.exists():
+        pytest.skip("needs ../shared/data")
+    result = abtest("run", "--log", str(log), "--users", "1000000", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert "users is 1000000" in result.stderr
+    assert not (tmp_path / "run").exists()
