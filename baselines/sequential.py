@@ -5,10 +5,10 @@ blocks of exactly 64 rows (filled up with empty ones), histories are padded to a
 own length alone, the number of threads is fixed, and ties go to the smaller item id.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -69,6 +69,15 @@ class LossSettings:
             raise ValueError(f"loss {self.kind!r} is unknown; known losses: sampled, full, bce")
 
 
+class Preset(NamedTuple):
+    """Settings of a model under a name: "paper" is the published configuration and loss, "best" what did best
+    on validation. `source` says where the figures come from."""
+
+    settings: Any
+    training: TrainingSettings
+    source: str
+
+
 class NextItemLoss:
     """The loss of LossSettings: h (N, d), the table, targets (N,) -> mean."""
 
@@ -94,6 +103,7 @@ class SequentialRecommender:
 
     name: ClassVar[str]
     settings_type: ClassVar[type]
+    presets: ClassVar[Mapping[str, Preset]] = {}
 
     def __init__(self, settings: Any = None, training: TrainingSettings | None = None) -> None:
         self.settings = self.settings_type() if settings is None else settings
@@ -105,9 +115,13 @@ class SequentialRecommender:
         self.runs: list[TrainingRun] = []
 
     @classmethod
-    def thorough(cls, seed: int = 0, threads: int = 2) -> Self:
-        """The model for a benchmark: many epochs want more dropout (.5) than a bounded budget does (.2)."""
-        return cls(cls.settings_type(dropout=0.5), TrainingSettings.thorough(seed, threads))
+    def preset(cls, name: str, *, seed: int = 0, threads: int = 1, device: str = "cpu") -> Self:
+        """An untrained model with the settings of a preset. Raises LookupError for an unknown one."""
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise LookupError(f"unknown preset {name!r} of {cls.name}; known presets: {known}")
+        settings, training, _ = cls.presets[name]
+        return cls(settings, replace(training, seed=seed, threads=threads, device=device))
 
     def build(self, n_users: int, n_items: int) -> SequenceNetwork:
         raise NotImplementedError

@@ -28,8 +28,8 @@ Validate = Callable[[], float]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how to train. The defaults are a bounded budget of minutes; `thorough()` is for the last
-    digit on a benchmark."""
+    """How long and how to train. The defaults are a bounded budget of minutes; the presets of a model are for
+    the last digit on a benchmark."""
 
     epochs: int = 12
     max_targets: int | None = 100_000  # of an epoch, drawn anew each time; None = everything
@@ -48,19 +48,6 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.max_targets is not None and self.max_targets <= 0:
             raise ValueError(f"max_targets is {self.max_targets}; give a number above 0, or None for all")
-
-    @classmethod
-    def thorough(cls, seed: int = 0, threads: int = 2) -> "TrainingSettings":
-        """All targets, larger batches, a low rate; up to 200 epochs, until 10 in a row improve nothing."""
-        return cls(
-            epochs=200,
-            max_targets=None,
-            batch_targets=1536,
-            lr=5e-4,
-            patience=10,
-            seed=seed,
-            threads=threads,
-        )
 
 
 class Epoch(NamedTuple):
