@@ -177,7 +177,13 @@ class SequentialRecommender:
         training = training or self.training
         measure = None
         if validation is not None and len(validation.users):
-            measure = validator(network.encode, network.table, validation, device=training.device)
+            measure = validator(
+                network.encode,
+                network.table,
+                validation,
+                max_users=training.evaluate_users,
+                device=training.device,
+            )
         run = train(
             network,
             windows(interactions),

@@ -4,6 +4,7 @@ A stage of training is a call: train(network, windows(interactions), loss, setti
 with several stages call it several times with other losses; nothing is inherited.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ Loss = Callable[[Batch, torch.Generator], Tensor]
 Validate = Callable[[], float]
 """How good the network is now; higher is better."""
 
+SCHEDULES = ("constant", "linear", "cosine")
+LAST_RATE = 0.05
+"""Where the linear and the cosine schedule end, as a part of lr."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -41,13 +46,41 @@ class TrainingSettings:
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
+    averaging: float = 0.0  # decay of a moving average of the weights, which is then what is kept; 0 = none
+    schedule: str = "constant"  # of the rate, set once an epoch: one of SCHEDULES, down to LAST_RATE * lr
+    warmup_steps: int = 0  # steps over which the rate rises linearly
+    clip_norm: float | None = None  # the largest norm of a step's gradient; None = any
+    evaluate_users: int = 5000  # validation users who measure an epoch, at most
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_targets", "patience", "threads", "lr"):
+        for name in ("epochs", "batch_targets", "patience", "threads", "lr", "evaluate_users"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("weight_decay", "validation_users", "seed", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.max_targets is not None and self.max_targets <= 0:
             raise ValueError(f"max_targets is {self.max_targets}; give a number above 0, or None for all")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or None for no clipping")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is {self.averaging}; it must be 0 (none) to below 1, such as 0.999")
+        if self.schedule not in SCHEDULES:
+            known = ", ".join(SCHEDULES)
+            raise ValueError(f"schedule {self.schedule!r} is unknown; known schedules: {known}")
+
+    def rate(self, epoch: int, step: int) -> float:
+        """The learning rate of a step: epochs count from 1, steps of the whole stage from 0.
+
+        >>> [round(TrainingSettings(epochs=3, lr=1.0, schedule="linear").rate(e, 9), 3) for e in (1, 2, 3)]
+        [1.0, 0.525, 0.05]
+        """
+        warm = self.lr * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant":
+            return warm
+        done = (epoch - 1) / max(1, self.epochs - 1)
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return warm * (LAST_RATE + (1 - LAST_RATE) * left)
 
 
 class Epoch(NamedTuple):
@@ -82,7 +115,7 @@ def train(
     resume: str | Path | None = None,
 ) -> TrainingRun:
     """Train `network` in place with Adam and leave it in eval mode with the weights of its best epoch (the
-    last one without `validate`).
+    last one without `validate`). With averaging, the averaged weights are what is validated and kept.
 
     Each epoch draws from streams seeded by (seed, epoch), so a run that is resumed from the file `resume`
     (written after every epoch where given) ends in the same weights. Raises ValueError for empty data and
@@ -91,29 +124,23 @@ def train(
     if not len(windows.users):
         raise ValueError("nothing to learn from: no user has two interactions")
     network.to(settings.device)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-    )
-    epochs: list[Epoch] = []
-    best, best_weights = 0, _copy(network)
+    state = _State(network, settings)
     if resume is not None and Path(resume).exists():
-        epochs, best, best_weights = _resume(resume, network, optimizer, settings, label)
+        state.load(resume, label)
     with torch_threads(settings.threads), torch.random.fork_rng(devices=[]):
-        while len(epochs) < settings.epochs and not _out_of_patience(epochs, best, settings.patience):
-            number = len(epochs) + 1
+        while not state.finished():
             started = time.process_time()
-            mean_loss = _epoch(network, windows, loss, settings, optimizer, number)
+            mean_loss = _epoch(state, windows, loss, len(state.epochs) + 1)
             network.eval()
-            value = None if validate is None else validate()
-            epochs.append(Epoch(number, mean_loss, value, time.process_time() - started))
-            if value is None or best == 0 or value > (epochs[best - 1].value or 0.0):
-                best, best_weights = number, _copy(network)
+            with state.averaged():
+                value = None if validate is None else validate()
+                state.close(mean_loss, value, time.process_time() - started)
             if resume is not None:
-                _suspend(resume, network, optimizer, settings, label, epochs, best, best_weights)
-            progress(f"{label}: {_describe(epochs[-1])}", number / settings.epochs)
-    network.load_state_dict(best_weights)
+                state.save(resume, label)
+            progress(f"{label}: {_describe(state.epochs[-1])}", len(state.epochs) / settings.epochs)
+    network.load_state_dict(state.best_weights)
     network.eval()
-    return TrainingRun(tuple(epochs), best)
+    return TrainingRun(tuple(state.epochs), state.best)
 
 
 @contextmanager
@@ -135,25 +162,107 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _epoch(
-    network: nn.Module,
-    windows: Windows,
-    loss: Loss,
-    settings: TrainingSettings,
-    optimizer: torch.optim.Optimizer,
-    number: int,
-) -> float:
+class _State:
+    """All that a stage of training changes, hence all that a resume file holds."""
+
+    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
+        self.network, self.settings = network, settings
+        self.optimizer = torch.optim.Adam(
+            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        self.steps = 0
+        self.average = [weight.detach().clone() for weight in network.parameters()]
+        self.epochs: list[Epoch] = []
+        self.best, self.best_weights = 0, _copy(network)
+
+    def step(self, epoch: int) -> None:
+        """Move the weights along their gradients, and the average after them."""
+        s = self.settings
+        if s.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.rate(epoch, self.steps)
+        self.optimizer.step()
+        if s.averaging:
+            decay = min(s.averaging, (1 + self.steps) / (10 + self.steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, list(self.network.parameters()), 1 - decay)
+        self.steps += 1
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network has the averaged weights inside, where there are any."""
+        if not self.settings.averaging:
+            yield
+            return
+        weights: list[Tensor] = list(self.network.parameters())
+        trained = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            torch._foreach_copy_(weights, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, trained)
+
+    def close(self, loss: float, value: float | None, cpu_s: float) -> None:
+        """End an epoch: the network's weights of now are kept where they are the best."""
+        self.epochs.append(Epoch(len(self.epochs) + 1, loss, value, cpu_s))
+        if value is None or self.best == 0 or value > (self.epochs[self.best - 1].value or 0.0):
+            self.best, self.best_weights = len(self.epochs), _copy(self.network)
+
+    def finished(self) -> bool:
+        n = len(self.epochs)
+        return n >= self.settings.epochs or (n > 0 and n - self.best >= self.settings.patience)
+
+    def save(self, path: str | Path, label: str) -> None:
+        tensors = {f"now.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        if self.settings.averaging:
+            tensors |= {f"average.{number}": tensor for number, tensor in enumerate(self.average)}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
+        header = {
+            "model": label,
+            "training": asdict(self.settings),
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "best": self.best,
+        }
+        save_checkpoint(path, {name: tensor.clone() for name, tensor in tensors.items()}, header)
+
+    def load(self, path: str | Path, label: str) -> None:
+        tensors, header = load_checkpoint(path, label)
+        if header["training"] != asdict(self.settings):
+            raise ValueError(f"{path} was written under other training settings; delete it to start again")
+        self.network.load_state_dict(_part(tensors, "now."))
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for name, tensor in _part(tensors, "adam.").items():
+            number, field = name.split(".", 1)
+            state["state"].setdefault(int(number), {})[field] = tensor
+        self.optimizer.load_state_dict(state)
+        for name, tensor in _part(tensors, "average.").items():
+            self.average[int(name)].copy_(tensor)
+        self.steps = header["steps"]
+        self.epochs = [Epoch(*epoch) for epoch in header["epochs"]]
+        self.best, self.best_weights = header["best"], _part(tensors, "best.")
+
+
+def _epoch(state: _State, windows: Windows, loss: Loss, number: int) -> float:
+    """Train for one epoch; its mean loss."""
+    settings = state.settings
     torch.manual_seed(_stream(settings.seed, number, 0))
     generator = torch.Generator(settings.device).manual_seed(_stream(settings.seed, number, 1))
     order = np.random.default_rng(_stream(settings.seed, number, 2))
-    network.train()
+    state.network.train()
     total = torch.zeros((), device=settings.device)
     n_batches = 0
     for batch in batches(windows, settings.batch_targets, order, settings.max_targets):
         value = loss(batch.to(settings.device), generator)
-        optimizer.zero_grad(set_to_none=False)
+        state.optimizer.zero_grad(set_to_none=False)
         value.backward()
-        optimizer.step()
+        state.step(number)
         total += value.detach()
         n_batches += 1
     mean = float(total) / n_batches
@@ -170,51 +279,9 @@ def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def _out_of_patience(epochs: list[Epoch], best: int, patience: int) -> bool:
-    return len(epochs) - best >= patience and bool(epochs)
-
-
 def _describe(epoch: Epoch) -> str:
     value = "" if epoch.value is None else f", ndcg@10 {epoch.value:.4f}"
     return f"epoch {epoch.number}, loss {epoch.loss:.3f}{value}"
-
-
-def _suspend(
-    path: str | Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    label: str,
-    epochs: list[Epoch],
-    best: int,
-    best_weights: dict[str, Tensor],
-) -> None:
-    tensors = {f"now.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best_weights.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
-    header = {"model": label, "training": asdict(settings), "epochs": epochs, "best": best}
-    save_checkpoint(path, {name: tensor.clone() for name, tensor in tensors.items()}, header)
-
-
-def _resume(
-    path: str | Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    label: str,
-) -> tuple[list[Epoch], int, dict[str, Tensor]]:
-    tensors, header = load_checkpoint(path, label)
-    if header["training"] != asdict(settings):
-        raise ValueError(f"{path} was written under other training settings; delete it to start again")
-    network.load_state_dict(_part(tensors, "now."))
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, tensor in _part(tensors, "adam.").items():
-        number, field = name.split(".", 1)
-        state["state"].setdefault(int(number), {})[field] = tensor
-    optimizer.load_state_dict(state)
-    return [Epoch(*epoch) for epoch in header["epochs"]], header["best"], _part(tensors, "best.")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,5 +1,8 @@
 """The training loop: early stopping, resume, seeds, settings; and checkpoints."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,7 +12,7 @@ from baselines.base import Interactions
 from baselines.batches import windows
 from baselines.checkpoint import load_checkpoint, save_checkpoint
 from baselines.sasrec import SASRec
-from baselines.training import TrainingSettings, seeded, torch_threads, train
+from baselines.training import SCHEDULES, TrainingSettings, seeded, torch_threads, train
 
 DATA = windows(Interactions.from_arrays([0] * 6 + [1] * 6, [1, 2, 3, 1, 2, 3, 3, 2, 1, 3, 2, 1]))
 
@@ -29,7 +32,20 @@ def loss_of(network):
 
 
 def settings(**changes):
-    return TrainingSettings(**{"epochs": 6, "lr": 0.05, "patience": 6, "threads": 1, **changes})
+    return TrainingSettings(
+        **{"epochs": 6, "batch_targets": 5, "lr": 0.05, "patience": 6, "threads": 1, **changes}
+    )
+
+
+OPTIONS = {
+    "averaging": {"averaging": 0.9},
+    "linear": {"schedule": "linear"},
+    "cosine": {"schedule": "cosine"},
+    "warmup": {"warmup_steps": 5},
+    "clipping": {"clip_norm": 0.1},
+    "together": {"averaging": 0.99, "schedule": "cosine", "warmup_steps": 3, "clip_norm": 0.5},
+}
+"""Changes of the settings that a resumed run must not notice."""
 
 
 def weights(network):
@@ -92,6 +108,103 @@ def test_a_resumed_run_ends_where_an_unbroken_one_ends(tmp_path):
         train(again, DATA, loss_of(again), settings(lr=0.1), resume=path)
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("epochs_done", [1, 4])
+def test_a_run_resumes_after_any_epoch_with_every_option(option, epochs_done, tmp_path):
+    values = [0.1, 0.4, 0.2, 0.3, 0.5, 0.1]
+    whole, broken = tiny_network(), tiny_network()
+    asked = settings(**OPTIONS[option])
+    plain = tiny_network()
+    train(plain, DATA, loss_of(plain), settings(), validate=iter(values).__next__)
+    expected = train(whole, DATA, loss_of(whole), asked, validate=iter(values).__next__)
+    path = tmp_path / "resume.safetensors"
+    with pytest.raises(StopIteration):
+        train(
+            broken,
+            DATA,
+            loss_of(broken),
+            asked,
+            validate=iter(values[:epochs_done]).__next__,
+            resume=path,
+        )
+    again = tiny_network()
+    run = train(again, DATA, loss_of(again), asked, validate=iter(values[epochs_done:]).__next__, resume=path)
+    assert torch.equal(weights(again), weights(whole))
+    assert not torch.equal(weights(plain), weights(whole)), "the option does something"
+    assert [epoch._replace(cpu_s=0) for epoch in run.epochs] == [
+        epoch._replace(cpu_s=0) for epoch in expected.epochs
+    ]
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept():
+    """Against an average computed here from the weights after each step of a run without averaging."""
+    plain, averaged, path = tiny_network(), tiny_network(), []
+    inner = loss_of(plain)
+
+    def watched(batch, generator):
+        path.append(weights(plain))
+        return inner(batch, generator)
+
+    train(plain, DATA, watched, settings())
+    path.append(weights(plain))
+    expected = path[0].double()
+    for step, now in enumerate(path[1:]):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * now.double()
+    seen = []
+
+    def validate():
+        seen.append(weights(averaged))
+        return float(len(seen))
+
+    train(averaged, DATA, loss_of(averaged), settings(averaging=0.5), validate=validate)
+    assert len(path) == 13, "two steps an epoch"
+    torch.testing.assert_close(weights(averaged).double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(seen[-1], weights(averaged))
+    without = tiny_network()
+    train(without, DATA, loss_of(without), settings(averaging=0.5))
+    assert torch.equal(weights(without), weights(averaged)), "without validation: the last epoch's average"
+
+
+def test_the_rate_follows_its_schedule():
+    rates = {
+        name: [settings(schedule=name, lr=2.0).rate(epoch, 7) for epoch in range(1, 7)] for name in SCHEDULES
+    }
+    assert rates["constant"] == [2.0] * 6
+    assert np.allclose(np.diff(rates["linear"]), -2.0 * 0.95 / 5)
+    for name in ("linear", "cosine"):
+        assert (rates[name][0], pytest.approx(rates[name][-1])) == (2.0, 0.1)
+        assert rates[name] == sorted(rates[name], reverse=True)
+    assert rates["cosine"][2] + rates["cosine"][3] == pytest.approx(2.1), "symmetric about the middle"
+    warm = settings(warmup_steps=4, lr=2.0)
+    assert [warm.rate(1, step) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert settings(epochs=1, schedule="linear", lr=2.0).rate(1, 0) == 2.0
+
+
+def test_a_clipped_step_is_as_long_as_allowed():
+    network = tiny_network()
+
+    def loss(batch, generator):
+        return 1000 * loss_of(network)(batch, generator)
+
+    with pytest.raises(StopIteration):
+        train(network, DATA, loss, settings(clip_norm=0.25), validate=iter(()).__next__)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    assert float(gradient.norm()) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_as_many_users_measure_an_epoch_as_the_settings_say(make_model, world):
+    values = []
+    for n_users in (1, 20):
+        model = make_model("sasrec", epochs=3)
+        model.training = replace(model.training, evaluate_users=n_users)
+        values.append([epoch.value for epoch in model.fit(world).runs[0].epochs])
+    one, twenty = values
+    gains = {0.0, *(1 / np.log2(np.arange(2, 12)))}
+    assert all(any(np.isclose(value, gain) for gain in gains) for value in one), "NDCG@10 of one user"
+    assert one != twenty
+
+
 def test_a_diverged_loss_is_an_error():
     network = tiny_network()
     with pytest.raises(ArithmeticError, match="the loss of epoch 1 is nan; try a lower lr"):
@@ -100,7 +213,18 @@ def test_a_diverged_loss_is_an_error():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"epochs": 0}, "epochs is 0"), ({"lr": -1.0}, "lr is -1.0"), ({"max_targets": 0}, "max_targets is 0")],
+    [
+        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"max_targets": 0}, "max_targets is 0"),
+        ({"averaging": 1.0}, r"averaging is 1.0; it must be 0 \(none\) to below 1"),
+        ({"averaging": -0.1}, "averaging is -0.1"),
+        ({"schedule": "step"}, "schedule 'step' is unknown; known schedules: constant, linear, cosine"),
+        ({"warmup_steps": -1}, "warmup_steps is -1; it must be 0 or more"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0; give a number above 0, or None"),
+        ({"evaluate_users": 0}, "evaluate_users is 0; it must be above 0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
