@@ -22,7 +22,7 @@ from baselines.data import Validation, hold_out
 from baselines.evaluate import validator
 from baselines.losses import FullSoftmax, bce_with_negatives, sampled_softmax
 from baselines.toplist import padded_width, top_items
-from baselines.training import Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
+from baselines.training import Epoch, Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
 
 BLOCK = 64
 """Rows of a scoring block."""
@@ -302,6 +302,7 @@ class SequentialRecommender:
         model.n_users, model.n_items = header["n_users"], header["n_items"]
         model.data_hash = header["data_hash"]
         model._item_counts = tensors.pop("item_counts").numpy()
+        model.runs = [TrainingRun(tuple(Epoch(*e) for e in epochs), best) for epochs, best in header["runs"]]
         model.restore_extra(header["extra"])
         with seeded(0):
             network = model.build(model.n_users, model.n_items)

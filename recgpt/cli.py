@@ -1,4 +1,4 @@
-"""The command `recgpt`: pretrain, tune, eval, recommend. Results on stdout, progress on stderr.
+"""The command `recgpt`: pretrain, tune, eval, paper, recommend. Results on stdout, progress on stderr.
 
 torch takes seconds to import, so everything heavy is imported inside the commands.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
 MAX_LIST = 50
+PROMPT_OPTIONS = ("tune_epochs", "prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
 
 
 class _Sentence(click.ClickException):
@@ -70,32 +71,44 @@ debug = click.option(
 data_file = click.argument("data", type=click.Path(path_type=Path))
 
 
-def training_options(epochs: int, lr: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """How long and how to train, with the defaults of a command."""
-    patience = "Stop a stage after this many epochs without a better validation."
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How to train: a preset, and what is to differ from it."""
+    preset_help = "best: what validation chose; paper: the published method; authors: their published code."
     options = [
-        click.option("--epochs", type=click.IntRange(1), default=epochs, show_default=True, help="At most."),
-        click.option("--lr", type=click.FloatRange(0, min_open=True), default=lr, show_default=True),
-        click.option("--patience", type=click.IntRange(1), default=10, show_default=True, help=patience),
+        click.option("--preset", type=click.Choice(["best", "paper", "authors"]), default="best",
+                     show_default=True, help=preset_help),
+        click.option("--epochs", type=click.IntRange(1), help="Of training, at most.  [the preset's]"),
+        click.option("--lr", type=click.FloatRange(0, min_open=True), help="Rate.  [the preset's]"),
+        click.option("--patience", type=click.IntRange(1),
+                     help="Epochs without a better validation that end a stage.  [the preset's]"),
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
-    ]
-    return lambda command: _all(options, command)
+    ]  # fmt: skip
+    return _all(options, command)
 
 
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The fields of PromptSettings. A test compares the defaults told here with those."""
+    """How to tune, where it is to differ from the preset."""
     ways, learned = click.Choice(["sequential", "parallel", "last"]), click.Choice(["none", "next", "skip"])
-    slot = "What a prompt's slot learns: nothing, the item after its gap, or the one after that.  [next]"
+    slot = (
+        "What a prompt's slot learns: nothing, the item after its gap, or the one after that.  [the preset's]"
+    )
     options = [
-        click.option("--prompts", type=ways, help="How prompts are generated.  [parallel]"),
+        click.option("--tune-epochs", type=click.IntRange(1), help="Of tuning, at most.  [the preset's]"),
+        click.option("--prompts", type=ways, help="How prompts are generated.  [the preset's]"),
         click.option(
-            "--k", "n_prompts", type=click.IntRange(0, 6), help="K, prompts in a gap; 0: none.  [1]"
+            "--k",
+            "n_prompts",
+            type=click.IntRange(0, 6),
+            help="K, prompts in a gap.  [the preset's]",
         ),
         click.option("--prompt-slot-loss", type=learned, help=slot),
         click.option(
-            "--refresh", "prompt_refresh", type=click.IntRange(1), help="Steps prompts are kept.  [1]"
+            "--refresh",
+            "prompt_refresh",
+            type=click.IntRange(1),
+            help="Steps prompts are kept.  [preset's]",
         ),
     ]
     return _all(options, command)
@@ -129,49 +142,30 @@ def main() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options(epochs=34, lr=1e-3)
-@click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="Width of the network.")
-@click.option("--layers", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
-@click.option("--loss", type=click.Choice(["sampled", "full", "bce"]), default="sampled", show_default=True)
+@training_options
+@click.option("--dim", type=click.IntRange(1), help="Width of the network.  [the preset's]")
+@click.option("--layers", type=click.IntRange(1), help="[the preset's]")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="[the preset's]")
+@click.option("--loss", type=click.Choice(["sampled", "full", "bce"]), help="[the preset's]")
 @click.option("--negatives", type=click.IntRange(1), help="Of the sampled and bce losses.  [1024, bce: 1]")
 @click.option(
     "--user-vectors", is_flag=True, help="A learned vector for each user, often dropped in training."
 )
 @debug
-def pretrain(
-    data: Path,
-    out: Path,
-    dim: int,
-    layers: int,
-    dropout: float,
-    loss: str,
-    negatives: int | None,
-    user_vectors: bool,
-    **training: Any,
-) -> None:
+def pretrain(data: Path, out: Path, preset: str, **options: Any) -> None:
     """Stage 1: learn to predict the next item. An interrupted run continues where it stopped.
 
     \b
     Example:
       recgpt pretrain Beauty.txt --out checkpoints/beauty
     """
-    from baselines.sequential import LossSettings
-    from baselines.training import TrainingSettings
-    from recgpt.recommender import RecGPT, RecGPTSettings
+    from recgpt.stages import untrained
 
+    sizes = _given(options, "dim", "layers", "dropout", "loss", "negatives", "user_vectors")
     split = _leave_one_out(data)
-    settings = RecGPTSettings(
-        dim=dim,
-        layers=layers,
-        dropout=dropout,
-        user_vectors=user_vectors,
-        loss=LossSettings(loss, negatives or (1 if loss == "bce" else 1024)),
-        tune_share=0.0,
-    )
-    model = RecGPT(settings, TrainingSettings(**training))
+    model = untrained("recgpt", preset, training=_given(options), settings=_with_loss(sizes))
     model.resume_folder = out
-    model.fit(split.train, _progress, validation=split.valid)
+    model.pretrain(split.train, _progress, validation=split.valid)
     model.save(out / PRETRAINED)
     click.echo(f"{out / PRETRAINED}: {_summary(model)}")
 
@@ -184,11 +178,15 @@ def pretrain(
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
-@training_options(epochs=6, lr=5e-4)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Rate.  [the checkpoint's]")
+@click.option("--patience", type=click.IntRange(1), help="[the checkpoint's]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @prompt_options
 @debug
-def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
+def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) -> None:
     """Stage 2: go on learning with the model's own prompts; then choose (m, n) for the two-step recall.
+
+    What is not given is as in the settings that the checkpoint was pre-trained under.
 
     \b
     Example:
@@ -196,13 +194,15 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
     """
     from dataclasses import replace
 
-    from baselines.training import TrainingSettings
     from recgpt.recommender import RecGPT
 
     model = RecGPT.load(source / PRETRAINED)
     split = _leave_one_out(data)
-    model.settings = replace(model.settings, **_prompt_settings(options))
-    model.training = TrainingSettings(**options)
+    model.training = replace(model.training, **_given(options, "patience", "threads"))
+    changes = _given(options)
+    if lr is not None:
+        changes["tune_lr_factor"] = lr / model.training.lr
+    model.settings = replace(model.settings, **changes)
     model.resume_folder = out
     if source.resolve() != out.resolve():
         RecGPT.load(source / PRETRAINED).save(out / PRETRAINED)
@@ -217,14 +217,14 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
     "--checkpoint", type=click.Path(path_type=Path), help="Folder of trained stages, to measure those."
 )
 @click.option(
-    "--models", default="recgpt", show_default=True, help="Names, with commas, to train and measure."
+    "--models", default="recgpt", show_default=True, help="Names, with commas, to train and measure; or all."
 )
 @click.option("--split", "which", type=click.Choice(["test", "valid"]), default="test", show_default=True)
 @click.option("--masking", type=click.Choice(["seen", "none"]), default="seen", show_default=True,
               help="seen: items of the history are not ranked (minus infinity).")  # fmt: skip
 @click.option("--recall", type=_Recall(), help="m,n of the two steps, instead of what validation chose.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@training_options(epochs=40, lr=1e-3)
+@training_options
 @prompt_options
 @debug
 def evaluate(
@@ -235,22 +235,21 @@ def evaluate(
     masking: str,
     recall: tuple[int, int] | None,
     as_json: bool,
+    preset: str,
     **options: Any,
 ) -> None:
     """Hit rate and NDCG by ranking all items, and what each stage of RecGPT adds.
 
     RecGPT gives three rows: recgpt:pretrain, recgpt:tuned (one step) and recgpt (two steps). Gained and lost
     are users whose target entered or left the list against the row above. Seconds are CPU seconds of training
-    and ranking. `--epochs` counts both stages.
+    and ranking.
 
     \b
     Examples:
       recgpt eval Beauty.txt --checkpoint checkpoints/beauty
       recgpt eval Beauty.txt --models recgpt,sasrec,comirec,poprec --json
     """
-    from baselines.training import TrainingSettings
-    from recgpt.recommender import RecGPTSettings
-    from recgpt.stages import document, train_and_measure
+    from recgpt.stages import Row, document, train_and_measure, untrained
 
     names = _known_models(models)
     split = _leave_one_out(data, exclude_history=masking == "seen")
@@ -259,15 +258,75 @@ def evaluate(
     if checkpoint is not None:
         rows = _checkpoint_rows(checkpoint, split, held_out, recall)
     else:
-        share = None if recall is None else recall[1] / sum(recall)
-        settings = RecGPTSettings(**_prompt_settings(options), second_share=share)
-        training = TrainingSettings(**options)
-        for name in names:
-            rows += train_and_measure(
-                name, split, held_out, training=training, settings=settings, progress=_progress
-            )
+        tuning = _given(options, *PROMPT_OPTIONS)
+        if recall is not None:
+            tuning["second_share"] = recall[1] / sum(recall)
+        training = _given(options)
+        untrained_models = [
+            untrained(name, preset, training=training, settings=tuning if name == "recgpt" else None)
+            for name in names
+        ]
+        for model in untrained_models:
+            rows += train_and_measure(model, split, held_out, progress=_progress)
     found = {"data": data.stem, "split": which, "masking": masking, "results": document(rows)}
     click.echo(json.dumps(found, indent=2) if as_json else _table(found))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("paper"),
+              show_default=True, help="Folder for tables, figures and checkpoints.")  # fmt: skip
+@click.option("--store", type=click.Path(path_type=Path, dir_okay=False),
+              help="JSON file of the cells that have been run.  [OUT/cells.json]")  # fmt: skip
+@click.option("--parts", help="Of loss,table2,table3,figure4,figure5,ablation,comparison.  [all]")
+@click.option("--data", help="Of Sports,Beauty,Toys,Yelp.  [all]")
+@click.option("--presets", default="best,paper,authors", show_default=True)
+@click.option("--seeds", "n_seeds", type=click.IntRange(1), default=1, show_default=True,
+              help="Of RecGPT (preset best), its ablations and SASRec, on Beauty and Toys.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--minutes", type=click.FloatRange(0), help="Begin no cell after so many minutes; 0: run none.")
+@debug
+def paper(
+    folder: Path,
+    out: Path,
+    store: Path | None,
+    parts: str | None,
+    data: str | None,
+    presets: str,
+    n_seeds: int,
+    workers: int,
+    threads: int,
+    minutes: float | None,
+) -> None:
+    """Tables 2 and 3 and Figures 4 and 5 of the paper, with its figures beside ours.
+
+    FOLDER holds the four sequence files. A cell (a model, a stage, a setting, a seed) is trained and measured
+    once and kept in the store; what is there is not run again, so an interrupted command continues. Tables
+    and figures are written from the cells that exist, and a missing one is shown as "-".
+
+    \b
+    Examples:
+      recgpt paper data/sequential --data Beauty --parts table2,table3 --workers 2
+      recgpt paper data/sequential --store bench/paper.json --minutes 0
+    """
+    from recgpt.paper import PARTS, Wanted, to_markdown
+    from recgpt.published import DATA_FILES
+    from recgpt.reproduce import Workplace, fill, write
+
+    wanted = Wanted(
+        parts=_chosen("part", parts, PARTS),
+        data=_chosen("data set", data, tuple(DATA_FILES)),
+        presets=_chosen("preset", presets, ("best", "paper", "authors")),
+        n_seeds=n_seeds,
+    )
+    store = store or out / "cells.json"
+    place = Workplace(folder, store, out / "checkpoints", workers, threads, minutes=minutes)
+    left = fill(wanted, place, lambda line: click.echo(line, err=True))
+    for tables in write(wanted, store, out).values():
+        for table in tables:
+            click.echo(to_markdown(table) + "\n")
+    click.echo(f"{out / 'paper.md'}: {len(left)} cells are missing", err=True)
 
 
 @main.command()
@@ -349,11 +408,32 @@ def _force(model: "RecGPT", recall: tuple[int, int]) -> None:
     model.settings = replace(model.settings, second_share=recall[1] / sum(recall))
 
 
-def _prompt_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `prompt_options` that were given, taken out of `options`."""
-    names = ("prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
-    given = {name: options.pop(name) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
+def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of these names (all that are left, where none is named) that were given, taken out."""
+    taken = {name: options.pop(name) for name in names or list(options)}
+    return {name: value for name, value in taken.items() if value not in (None, False)}
+
+
+def _with_loss(settings: dict[str, Any]) -> dict[str, Any]:
+    """`loss` and `negatives` as one LossSettings, where a loss is named."""
+    from baselines.sequential import LossSettings
+
+    loss, negatives = settings.pop("loss", None), settings.pop("negatives", None)
+    if loss is None and negatives is None:
+        return settings
+    loss = loss or "sampled"
+    return {**settings, "loss": LossSettings(loss, negatives or (1 if loss == "bce" else 1024))}
+
+
+def _chosen(what: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in `text`, in the order of `known`; all for None."""
+    if text is None:
+        return known
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names or [text]:
+        if name not in known:
+            raise LookupError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def _known_models(models: str) -> list[str]:
@@ -363,6 +443,8 @@ def _known_models(models: str) -> list[str]:
 
     known = sorted({*MODELS, "recgpt"})
     names = [name.strip() for name in models.split(",") if name.strip()]
+    if names == ["all"]:
+        return known
     for name in names or [models]:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
@@ -406,11 +488,13 @@ def _summary(model: "RecGPT") -> str:
 
 
 def _table(found: dict[str, Any]) -> str:
-    titles = ("model", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "(m, n)@10", "gained/lost@10", "users", "CPU s")
+    metrics = [f"{name}@{k}" for k in (5, 10, 20) for name in ("hr", "ndcg")]
+    names = [name.upper() for name in metrics]
+    titles = ("model", *names, "(m, n)@10", "gained/lost@10", "users", "CPU s")
     lines = [titles]
     for row in found["results"]:
         recall = row.get("recall", {}).get("10")
-        values = [f"{row[name]:.4f}" for name in ("hr@5", "ndcg@5", "hr@10", "ndcg@10")]
+        values = [f"{row[name]:.4f}" for name in metrics]
         split = f"({recall['m']}, {recall['n']})" if recall else "-"
         moved = f"{row['gained@10']}/{row['lost@10']}" if "gained@10" in row else "-"
         lines.append((row["model"], *values, split, moved, f"{row['n_users']:,}", f"{row['seconds']:.0f}"))

@@ -18,6 +18,7 @@ from baselines.data import Validation, hold_out
 from baselines.sequential import (
     BLOCK,
     LossSettings,
+    Preset,
     SequenceNetwork,
     SequentialRecommender,
     blocks,
@@ -35,7 +36,8 @@ class RecGPTSettings(PromptSettings):
     """Sizes, loss and stages.
 
     tune_share: the part of the epochs of TrainingSettings that is prompt-tuning (0: none), at the rate
-    lr * tune_lr_factor. second_share: the part of a list that step 2 fills, 0 to 1; None chooses it on
+    lr * tune_lr_factor. tune_epochs: so many epochs of prompt-tuning after those of TrainingSettings instead
+    of a part of them. second_share: the part of a list that step 2 fills, 0 to 1; None chooses it on
     validation for each length of list.
     """
 
@@ -47,6 +49,7 @@ class RecGPTSettings(PromptSettings):
     user_dropout: float = 0.5
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
     tune_share: float = 0.15
+    tune_epochs: int | None = None
     tune_lr_factor: float = 0.5
     second_share: float | None = None
 
@@ -54,12 +57,41 @@ class RecGPTSettings(PromptSettings):
         super().__post_init__()
         if not 0 <= self.tune_share < 1:
             raise ValueError(f"tune_share is {self.tune_share}; it must be 0 (no tuning) to below 1")
+        if self.tune_epochs is not None and self.tune_epochs < 0:
+            raise ValueError(f"tune_epochs is {self.tune_epochs}; it must be 0 (no tuning) or more")
         if self.tune_lr_factor <= 0:
             raise ValueError(f"tune_lr_factor is {self.tune_lr_factor}; it must be above 0")
         if self.second_share is not None and not 0 <= self.second_share <= 1:
             raise ValueError(
                 f"second_share is {self.second_share}; give 0 to 1, or None to choose on validation"
             )
+
+
+PRESETS = {
+    "best": Preset(
+        RecGPTSettings(tune_epochs=10, dropout=0.5),
+        TrainingSettings(
+            epochs=60, max_targets=None, batch_targets=1536, lr=1e-3, patience=8, averaging=0.998
+        ),
+        "validation on Beauty",
+    ),
+    "paper": Preset(
+        RecGPTSettings(
+            dim=256,
+            layers=1,
+            heads=2,
+            dropout=0.1,
+            user_vectors=True,
+            user_dropout=0.0,
+            loss=LossSettings("bce", 1),
+            prompts="sequential",
+            prompt_slot_loss="none",
+            tune_epochs=40,
+        ),
+        TrainingSettings(epochs=300, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
+        "sizes of the published code, method of the text",
+    ),
+}
 
 
 class RecGPT(SequentialRecommender):
@@ -71,6 +103,7 @@ class RecGPT(SequentialRecommender):
 
     name = "recgpt"
     settings_type = RecGPTSettings
+    presets = PRESETS
 
     def __init__(
         self, settings: RecGPTSettings | None = None, training: TrainingSettings | None = None
@@ -95,6 +128,24 @@ class RecGPT(SequentialRecommender):
             )
         )
 
+    def fit(
+        self, interactions: Interactions, progress: Progress = silent, *, validation: Validation | None = None
+    ) -> Self:
+        """All stages, from scratch. Without a `validation` the last item of some users is held out."""
+        first, second = self.stages()
+        if second is None:
+            return self.pretrain(interactions, progress, validation=validation)
+        share = first.epochs / (first.epochs + second.epochs)
+        self.pretrain(interactions, _part(progress, 0, share), validation=validation)
+        return self.tune(interactions, _part(progress, share, 1), validation=validation)
+
+    def pretrain(
+        self, interactions: Interactions, progress: Progress = silent, *, validation: Validation | None = None
+    ) -> Self:
+        """Stage 1 alone; `tune` goes on from there."""
+        self.tuned, self.splits = False, {}
+        return super().fit(interactions, progress, validation=validation)
+
     def learn(
         self,
         network: SequenceNetwork,
@@ -103,21 +154,8 @@ class RecGPT(SequentialRecommender):
         progress: Progress,
     ) -> None:
         decoder = _decoder(network)
-        self.tuned, self.splits = False, {}
-        first, second = self.stages()
-        half_time = first.epochs / self.training.epochs
-        self._pretrain(decoder, interactions, validation, first, _part(progress, 0, half_time))
-        if second is not None:
-            self._tune(decoder, interactions, validation, second, _part(progress, half_time, 1))
-
-    def stages(self) -> tuple[TrainingSettings, TrainingSettings | None]:
-        """The training settings of a fit divided between pre-training and prompt-tuning. Each has an epoch or
-        more; None where there is no tuning."""
-        epochs, share = self.training.epochs, self.settings.tune_share
-        n_tune = min(max(1, round(epochs * share)), epochs - 1) if share > 0 else 0
-        first = replace(self.training, epochs=epochs - n_tune)
-        lr = self.training.lr * self.settings.tune_lr_factor
-        return first, replace(self.training, epochs=n_tune, lr=lr) if n_tune else None
+        loss = pretraining_loss(decoder, self.settings.loss)
+        self._run("pretrain", decoder, interactions, validation, loss, self.stages()[0], progress)
 
     def tune(
         self,
@@ -126,20 +164,38 @@ class RecGPT(SequentialRecommender):
         *,
         validation: Validation | None = None,
     ) -> Self:
-        """Stage 2 and the choice of (m, n) for a model that is fitted already, on the interactions that it
-        was fitted on, for all epochs of `training`. Raises ValueError for other interactions."""
+        """Stage 2 and the choice of (m, n) for a pre-trained model, on the interactions that it was
+        pre-trained on. Raises ValueError for other interactions, or where the settings have no tuning."""
         network = _decoder(self._fitted())
         if interactions.content_hash() != self.data_hash:
             raise ValueError(
                 "these are not the interactions that the model was pre-trained on; pre-train it on them"
             )
-        if validation is None and self.training.validation_users:
-            interactions, validation = hold_out(
-                interactions, self.training.validation_users, self.training.seed
-            )
-        with torch_threads(self.training.threads), seeded(self.training.seed):
-            self._tune(network, interactions, validation, self.training, progress)
+        training = self.stages()[1]
+        if training is None:
+            raise ValueError("these settings have no epochs of prompt-tuning; set tune_epochs or tune_share")
+        if validation is None and training.validation_users:
+            interactions, validation = hold_out(interactions, training.validation_users, training.seed)
+        loss = tuning_loss(network, self.settings.loss, self.settings)
+        with torch_threads(training.threads), seeded(training.seed):
+            self._run("tune", network, interactions, validation, loss, training, progress)
+        self.tuned = True
+        self._ready(network)
+        if validation is not None and len(validation.users):
+            self.splits = self._choose(validation)
+        progress(f"recgpt recall: {_describe(self.splits)}", 1.0)
         return self
+
+    def stages(self) -> tuple[TrainingSettings, TrainingSettings | None]:
+        """The training settings of pre-training and of prompt-tuning. Each has an epoch or more; None where
+        there is no tuning."""
+        epochs, share, n_tune = self.training.epochs, self.settings.tune_share, self.settings.tune_epochs
+        if n_tune is None:
+            n_tune = min(max(1, round(epochs * share)), epochs - 1) if share > 0 else 0
+            epochs -= n_tune
+        first = replace(self.training, epochs=epochs)
+        lr = self.training.lr * self.settings.tune_lr_factor
+        return first, replace(self.training, epochs=n_tune, lr=lr) if n_tune else None
 
     def rankings(self, users: Ids, histories: Ids, exclude: Ids, depth: int) -> tuple[Ids, Ids]:
         """The rankings of step 1 and step 2: each (n, depth) item ids, best first, 0 after the end."""
@@ -174,33 +230,6 @@ class RecGPT(SequentialRecommender):
     def restore_extra(self, extra: dict[str, Any]) -> None:
         self.tuned = extra["tuned"]
         self.splits = {int(length): Split(*split) for length, split in extra["splits"].items()}
-
-    def _pretrain(
-        self,
-        network: Decoder,
-        interactions: Interactions,
-        validation: Validation | None,
-        training: TrainingSettings,
-        progress: Progress,
-    ) -> None:
-        loss = pretraining_loss(network, self.settings.loss)
-        self._run("pretrain", network, interactions, validation, loss, training, progress)
-
-    def _tune(
-        self,
-        network: Decoder,
-        interactions: Interactions,
-        validation: Validation | None,
-        training: TrainingSettings,
-        progress: Progress,
-    ) -> None:
-        loss = tuning_loss(network, self.settings.loss, self.settings)
-        self._run("tune", network, interactions, validation, loss, training, progress)
-        self.tuned = True
-        self._ready(network)
-        if validation is not None and len(validation.users):
-            self.splits = self._choose(validation)
-        progress(f"recgpt recall: {_describe(self.splits)}", 1.0)
 
     def _run(
         self,

@@ -5,8 +5,8 @@ Two stages differ in few users, so each row counts them: whose target entered th
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,10 @@ from baselines.base import Ids, Progress, silent
 from baselines.data import Split, Validation
 from baselines.evaluate import evaluate_split, gains, hits
 from baselines.sequential import SequentialRecommender
-from baselines.training import TrainingSettings
 from recgpt.recall import split_ranks
-from recgpt.recommender import RecGPT, RecGPTSettings
+from recgpt.recommender import RecGPT
 
-KS = (5, 10)
+KS = (5, 10, 20)
 
 
 @dataclass(frozen=True)
@@ -67,29 +66,44 @@ def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def train_and_measure(
+def untrained(
     name: str,
-    split: Split,
-    held_out: Validation,
+    preset: str,
     *,
-    training: TrainingSettings,
-    settings: RecGPTSettings | None = None,
-    progress: Progress = silent,
+    training: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """A model by name with the settings of a preset, but for the fields that are given. Raises LookupError
+    for an unknown model, preset or field."""
+    kind = RecGPT if name == "recgpt" else load_model(name)
+    if not issubclass(kind, SequentialRecommender):
+        return kind()
+    model = kind.preset(preset)
+    model.settings = _replaced(model.settings, settings or {}, name)
+    model.training = _replaced(model.training, training or {}, name)
+    return model
+
+
+def train_and_measure(
+    model: Any, split: Split, held_out: Validation, *, progress: Progress = silent
 ) -> list[Row]:
-    """Rows of one model by name, trained on split.train and chosen on split.valid. RecGPT has a row for each
+    """Rows of an untrained model, trained on split.train and chosen on split.valid. RecGPT has a row for each
     stage."""
-    if name == "recgpt":
-        return _stages(split, held_out, training, settings or RecGPTSettings(), progress)
     started = time.process_time()
-    kind = load_model(name)
-    model: Any
-    if issubclass(kind, SequentialRecommender):
-        model = kind(training=training).fit(split.train, progress, validation=split.valid)
+    if isinstance(model, RecGPT):
+        model.pretrain(split.train, progress, validation=split.valid)
+        rows = measure(model, held_out, already_s=time.process_time() - started)
+        if model.stages()[1] is not None:
+            model.tune(split.train, progress, validation=split.valid)
+            rows += measure(model, held_out, already_s=time.process_time() - started)
+        return rows
+    if isinstance(model, SequentialRecommender):
+        model.fit(split.train, progress, validation=split.valid)
     else:
-        model = kind().fit(split.train, progress)
+        model.fit(split.train, progress)
     evaluation = evaluate_split(model, held_out, KS)
     ranks = {k: np.where(evaluation.ranks <= k, evaluation.ranks, 0) for k in KS}
-    return [Row(name, "fit", ranks, {}, time.process_time() - started)]
+    return [Row(model.name, "fit", ranks, {}, time.process_time() - started)]
 
 
 def measure(model: RecGPT, held_out: Validation, *, already_s: float = 0.0) -> list[Row]:
@@ -110,22 +124,9 @@ def measure(model: RecGPT, held_out: Validation, *, already_s: float = 0.0) -> l
     ]
 
 
-def _stages(
-    split: Split,
-    held_out: Validation,
-    training: TrainingSettings,
-    settings: RecGPTSettings,
-    progress: Progress,
-) -> list[Row]:
-    """The same weights as RecGPT(settings, training).fit, stopped after stage 1 for a look."""
-    started = time.process_time()
-    model = RecGPT(settings, training)
-    first, second = model.stages()
-    model.settings, model.training = replace(settings, tune_share=0.0), first
-    model.fit(split.train, progress, validation=split.valid)
-    rows = measure(model, held_out, already_s=time.process_time() - started)
-    if second is not None:
-        model.settings, model.training = settings, second
-        model.tune(split.train, progress, validation=split.valid)
-        rows += measure(model, held_out, already_s=time.process_time() - started)
-    return rows
+def _replaced(settings: Any, changes: Mapping[str, Any], name: str) -> Any:
+    known = {field.name for field in fields(settings)}
+    for field in changes:
+        if field not in known:
+            raise LookupError(f"{name} has no setting {field!r}; known: {', '.join(sorted(known))}")
+    return replace(settings, **changes)

@@ -60,10 +60,9 @@ def test_the_other_ways_of_prompting_learn_it_too(world, prompts):
 
 
 def test_fit_is_pretraining_and_then_tuning(model, world):
-    alone = RecGPT(replace(SETTINGS, tune_share=0.0), replace(TRAINING, epochs=8)).fit(world)
+    alone = RecGPT(SETTINGS, TRAINING).pretrain(world)
     assert not alone.tuned
     assert not alone.splits
-    alone.settings, alone.training = SETTINGS, replace(TRAINING, epochs=2, lr=5e-3)
     alone.tune(world)
     histories = world.histories()
     one, other = (m.rankings(np.arange(100), histories, histories, 20) for m in (model, alone))
@@ -120,7 +119,9 @@ def test_a_share_for_the_second_step_overrules_validation(model):
     assert forced.split(50) == (40, 10)
 
 
-@pytest.mark.parametrize("wrong", [{"tune_share": 1.0}, {"second_share": 1.5}, {"tune_lr_factor": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"tune_share": 1.0}, {"tune_epochs": -1}, {"second_share": 1.5}, {"tune_lr_factor": 0.0}]
+)
 def test_shares_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RecGPTSettings(**wrong)
@@ -128,12 +129,12 @@ def test_shares_out_of_range_are_refused(wrong):
 
 def test_stage_rows_are_what_recommend_gives(world):
     split = leave_one_out(world)
-    rows = train_and_measure("recgpt", split, split.test, training=TRAINING, settings=SETTINGS)
+    rows = train_and_measure(RecGPT(SETTINGS, TRAINING), split, split.test)
     assert [row.model for row in rows] == ["recgpt:pretrain", "recgpt:tuned", "recgpt"]
     model = RecGPT(replace(SETTINGS, second_share=0.5), TRAINING).fit(split.train, validation=split.valid)
     *_, two_step = measure(model, split.test)
     users, histories, targets, _ = split.test
-    for k in (5, 10):
+    for k in (5, 10, 20):
         lists = model.recommend(users, histories, k, histories)
         expected = [[*row].index(t) + 1 if t in row else 0 for row, t in zip(lists, targets, strict=True)]
         assert two_step.ranks[k].tolist() == expected
