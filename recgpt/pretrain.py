@@ -2,7 +2,8 @@
 
 The paper trains with BCE against one negative. The default here is a softmax over negatives that the whole
 batch shares: on Beauty it takes HR@10 of the same network from .0485 to .0861. BCE stays as
-LossSettings("bce", 1).
+LossSettings("bce", 1). Scores are those of the item table, also where the network has an output layer of its
+own: that one does not learn here.
 """
 
 import torch
@@ -21,6 +22,8 @@ def pretraining_loss(decoder: Decoder, settings: LossSettings) -> Loss:
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         real = batch.targets > 0
         h = decoder(batch.items, batch.users)[real]  # (N, D)
-        return ranking(h, decoder.table(), batch.targets[real], generator)
+        value = ranking(h, decoder.table(), batch.targets[real], generator)
+        penalty = decoder.user_penalty(batch.users)
+        return value if penalty is None else value + penalty
 
     return loss

@@ -5,7 +5,12 @@ For every gap between an item and the next, K items are generated greedily and m
 - `sequential` is Algorithm 1 of the paper: a gap's prompts see all items and all prompts before them;
 - `parallel` sees the items before the gap and the earlier prompts of the same gap, so all gaps are generated
   at once, in K + 1 passes, and stand in the same context as the second step of the recall at serving time;
-- `last` inserts nothing: it replaces the last K items by guesses from the items before (the authors' code).
+- `last` inserts nothing: it replaces the last K items by guesses from the items before, as the authors' code
+  does. Theirs generates with dropout, from a window in which the items to be replaced stand in front, where
+  all can see them (`generate_leaking` has the window), and replaces a history of K items or fewer whole.
+
+Only `last` goes with flow attention or positions from the end: there a slot's state depends on how long the
+history is, so the gaps of a history are not one pass.
 
 Prompts of the gap between the j-th item and the next stand at the next item's position. A prompt is never
 padding, nor (unless `repeats`) an item of the history before its gap or an earlier prompt of the same gap; it
@@ -19,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recgpt.growing import growing
 from recgpt.model import GENERATED, REAL, Cache, Decoder
 
 SLOT_LOSSES = ("none", "next", "skip")
@@ -32,7 +38,7 @@ class Augmented(NamedTuple):
     """Sequences with prompts in them, and what each slot has to predict (0: nothing)."""
 
     items: Tensor  # (B, S)
-    positions: Tensor  # (S,) or (B, S)
+    positions: Tensor | None  # (S,) or (B, S), None is as the decoder counts them
     segments: Tensor  # (S,) or (B, S)
     targets: Tensor  # (B, S)
     mask: Tensor | None  # (S, S), None is causal
@@ -135,15 +141,55 @@ def generate_last(
         rows = torch.arange(B, device=items.device)
         guesses = torch.zeros_like(items)
         told = items * (torch.arange(T, device=items.device) < kept[:, None])
-        cache = Cache(decoder, B, T + K)
-        h = decoder(items, users, cache=cache)[rows, kept - 1]
+        histories = growing(decoder, users, items, kept, K)
         for k in range(K):
-            pick = best(decoder, h, None if repeats else told)
+            pick = best(decoder, histories.state, None if repeats else told)
             within = kept + k < lengths
             guesses[rows[within], (kept + k)[within]] = pick[within]
             told = torch.cat([told, pick[:, None]], 1)
-            h = decoder.grow(pick, users, kept, k, cache)
+            if k < K - 1:
+                histories.append(pick)
         return guesses
+
+
+@torch.no_grad()
+def generate_leaking(
+    decoder: Decoder,
+    users: Tensor | None,
+    items: Tensor,
+    K: int,
+    *,
+    open_end: bool = True,
+    repeats: bool = False,
+) -> Tensor:
+    """As `generate_last`, from the window of the authors' code: the K items to be replaced, then the pads,
+    then the items before. Each guess drops the first slot and is appended, so the k-th guess sees the items
+    that the k-th and later ones replace. A history of K items or fewer is replaced whole.
+
+    These pads see different items, so every one is a slot of its own: for flow attention only.
+    """
+    with _Evaluating(decoder):
+        B, T = items.shape
+        L = decoder.config.max_length
+        lengths = (items > 0).sum(1)
+        slots = torch.arange(L, device=items.device)
+        place = slots[:T] + (L - lengths)[:, None]  # (B, T) of each item in a window that ends with the last
+        window = items.new_zeros(B, L + T).scatter(1, place, items)[:, :L].roll(K, 1)
+        segments = torch.zeros_like(window)
+        for k in range(K):
+            h = decoder(
+                window,
+                users,
+                positions=slots * (window > 0),
+                segments=segments,
+                only=torch.full_like(lengths, L - 1),
+                pads=torch.zeros_like(lengths),
+            )
+            pick = best(decoder, h[:, 0], None if repeats else window[:, K - k :])
+            window = torch.cat([window[:, 1:], pick[:, None]], 1)
+            segments = torch.cat([segments[:, 1:], torch.full_like(pick, GENERATED)[:, None]], 1)
+        replaced = (slots[:T] < lengths[:, None]) & (slots[:T] >= (lengths - K)[:, None])
+        return window.gather(1, place.clamp(max=L - 1)) * replaced
 
 
 def weave_sequential(items: Tensor, targets: Tensor, prompts: Tensor, *, slot_loss: str) -> Augmented:
@@ -182,7 +228,7 @@ def weave_last(items: Tensor, targets: Tensor, prompts: Tensor, *, slot_loss: st
         targets = torch.where(generated, items, targets)
     return Augmented(
         items=torch.where(generated, prompts, items),
-        positions=torch.arange(items.shape[1], device=items.device),
+        positions=None,
         segments=torch.where(generated, GENERATED, REAL),
         targets=targets,
         mask=None,
@@ -210,13 +256,16 @@ PROMPTERS = {
 
 
 def best(decoder: Decoder, h: Tensor, seen: Tensor | None) -> Tensor:
-    """(n,) highest-scoring items for hidden states (n, D), never padding nor one of `seen` (n, any)."""
-    table = decoder.items.weight.T  # (D, V)
+    """(n,) items that the guessing layer scores highest for hidden states (n, D), never padding nor one of
+    `seen` (n, any)."""
+    weight, bias = decoder.guessing()  # (V, D), (V,)
     picks = torch.empty(len(h), dtype=torch.long, device=h.device)
-    buffer = h.new_empty(min(CHUNK_ROWS, len(h)), table.shape[1])
+    buffer = h.new_empty(min(CHUNK_ROWS, len(h)), len(weight))
     for start in range(0, len(h), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
-        scores = torch.mm(h[rows], table, out=buffer[: len(h[rows])])
+        scores = torch.mm(h[rows], weight.T, out=buffer[: len(h[rows])])
+        if bias is not None:
+            scores += bias
         scores[:, 0] = float("-inf")
         if seen is not None:
             scores.scatter_(1, seen[rows], float("-inf"))

@@ -17,7 +17,8 @@ from torch import Tensor
 from baselines.base import Ids, without
 from baselines.evaluate import list_ranks
 from baselines.layers import last_slot
-from recgpt.model import Cache, Decoder
+from recgpt.growing import growing
+from recgpt.model import Decoder
 from recgpt.prompts import best
 
 CUTOFFS = (5, 10, 20, 50)
@@ -40,14 +41,13 @@ def encode_twice(
 ) -> tuple[Tensor, Tensor]:
     """The states (B, D) that rank in step 1 and in step 2. `repeats`: the pick may be of the history.
 
-    An empty history counts as one padding item.
+    An empty history counts as one padding item. Both states rank by the item table; where the network has an
+    output layer of its own, that layer makes the pick, which need not be the first of step 1 then.
     """
-    last = last_slot(histories)
-    cache = Cache(decoder, len(users), histories.shape[1] + 1)
-    first = decoder(histories, users, cache=cache, only=last)[:, 0]
+    grown = growing(decoder, users, histories, last_slot(histories) + 1, 1)
+    first = grown.state
     picks = best(decoder, first, None if repeats else histories)
-    second = decoder.grow(picks, users, last + 1, 0, cache)
-    return first, second
+    return first, grown.append(picks)
 
 
 def merge(first: Ids, second: Ids, m: int, n: int, since: Ids) -> Ids:

@@ -5,7 +5,7 @@ fit runs the three stages and chooses on validation: the best epoch of each stag
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,36 +25,41 @@ from baselines.sequential import (
     check_reach,
 )
 from baselines.training import Loss, TrainingSettings, seeded, torch_threads
-from recgpt.model import Decoder, RecGPTConfig
+from recgpt.model import Decoder, DecoderSettings, RecGPTConfig
 from recgpt.pretrain import pretraining_loss
 from recgpt.recall import CUTOFFS, Split, choose_splits, encode_twice, merge, split_for
 from recgpt.tune import PromptSettings, tuning_loss
 
 
 @dataclass(frozen=True)
-class RecGPTSettings(PromptSettings):
-    """Sizes, loss and stages.
+class RecGPTSettings(DecoderSettings, PromptSettings):
+    """The network, its losses and stages.
 
-    tune_share: the part of the epochs of TrainingSettings that is prompt-tuning (0: none), at the rate
-    lr * tune_lr_factor. tune_epochs: so many epochs of prompt-tuning after those of TrainingSettings instead
-    of a part of them. second_share: the part of a list that step 2 fills, 0 to 1; None chooses it on
-    validation for each length of list.
+    tune_loss: the loss of prompt-tuning, None: as `loss`. tune_share: the part of the epochs of
+    TrainingSettings that is prompt-tuning (0: none), at the rate lr * tune_lr_factor. tune_epochs: so many
+    epochs of prompt-tuning after those of TrainingSettings instead of a part of them. second_share: the part
+    of a list that step 2 fills, 0 to 1; None chooses it on validation for each length of list.
     """
 
-    dim: int = 64
-    layers: int = 2
-    heads: int = 1
-    dropout: float = 0.5
-    user_vectors: bool = False
-    user_dropout: float = 0.5
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
+    tune_loss: LossSettings | None = None
     tune_share: float = 0.15
     tune_epochs: int | None = None
     tune_lr_factor: float = 0.5
     second_share: float | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        DecoderSettings.__post_init__(self)
+        PromptSettings.__post_init__(self)
+        if isinstance(self.tune_loss, dict):  # from the header of a checkpoint
+            object.__setattr__(self, "tune_loss", LossSettings(**self.tune_loss))
+        if self.prompts != "last" and not self.append_only:
+            raise ValueError(
+                f"prompts {self.prompts!r} need attention 'softmax' and positions 'start', not "
+                f"{self.attention!r} and {self.positions!r}; there take prompts 'last'"
+            )
+        if self.prompt_leak and self.attention != "flow":
+            raise ValueError("prompt_leak needs attention 'flow', which sees pads; turn it off for softmax")
         if not 0 <= self.tune_share < 1:
             raise ValueError(f"tune_share is {self.tune_share}; it must be 0 (no tuning) to below 1")
         if self.tune_epochs is not None and self.tune_epochs < 0:
@@ -114,19 +119,8 @@ class RecGPT(SequentialRecommender):
         self.resume_folder: Path | None = None
 
     def build(self, n_users: int, n_items: int) -> Decoder:
-        s = self.settings
-        return Decoder(
-            RecGPTConfig(
-                n_items,
-                n_users,
-                dim=s.dim,
-                layers=s.layers,
-                heads=s.heads,
-                dropout=s.dropout,
-                user_vectors=s.user_vectors,
-                user_dropout=s.user_dropout,
-            )
-        )
+        network = {field.name: getattr(self.settings, field.name) for field in fields(DecoderSettings)}
+        return Decoder(RecGPTConfig(n_items=n_items, n_users=n_users, **network))
 
     def fit(
         self, interactions: Interactions, progress: Progress = silent, *, validation: Validation | None = None
@@ -176,7 +170,7 @@ class RecGPT(SequentialRecommender):
             raise ValueError("these settings have no epochs of prompt-tuning; set tune_epochs or tune_share")
         if validation is None and training.validation_users:
             interactions, validation = hold_out(interactions, training.validation_users, training.seed)
-        loss = tuning_loss(network, self.settings.loss, self.settings)
+        loss = tuning_loss(network, self.settings.tune_loss or self.settings.loss, self.settings)
         with torch_threads(training.threads), seeded(training.seed):
             self._run("tune", network, interactions, validation, loss, training, progress)
         self.tuned = True

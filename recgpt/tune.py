@@ -16,20 +16,22 @@ from baselines.batches import Batch
 from baselines.sequential import LossSettings, NextItemLoss
 from baselines.training import Loss
 from recgpt.model import Decoder
-from recgpt.prompts import MAX_PROMPTS, PROMPTERS, SLOT_LOSSES, Augmented
+from recgpt.prompts import MAX_PROMPTS, PROMPTERS, SLOT_LOSSES, Augmented, generate_leaking
 
 
 @dataclass(frozen=True)
 class PromptSettings:
     """How sequences are augmented: `n_prompts` is the paper's K. A sequence's prompts are generated anew when
     they are `prompt_refresh` steps old; 1 is every time. `prompt_repeats`: a prompt may be an item of the
-    history."""
+    history. `prompt_leak`: guesses of the last items are made from the authors' window, in which they can see
+    the items that they replace."""
 
     prompts: str = "parallel"
     n_prompts: int = 1
     prompt_slot_loss: str = "next"
     prompt_refresh: int = 1
     prompt_repeats: bool = False
+    prompt_leak: bool = False
 
     def __post_init__(self) -> None:
         if self.prompts not in PROMPTERS:
@@ -41,6 +43,8 @@ class PromptSettings:
             raise ValueError(f"prompt_slot_loss {self.prompt_slot_loss!r} is unknown; known: {known}")
         if self.prompt_refresh < 1:
             raise ValueError(f"prompt_refresh is {self.prompt_refresh} steps; it must be at least 1")
+        if self.prompt_leak and self.prompts != "last":
+            raise ValueError(f"prompt_leak is of prompts 'last', not {self.prompts!r}; turn it off")
 
 
 def tuning_loss(decoder: Decoder, settings: LossSettings, prompts: PromptSettings) -> Loss:
@@ -52,9 +56,21 @@ def tuning_loss(decoder: Decoder, settings: LossSettings, prompts: PromptSetting
         made = source.augment(batch)
         h = decoder(made.items, batch.users, positions=made.positions, segments=made.segments, mask=made.mask)
         learning = made.targets > 0
-        return ranking(h[learning], decoder.table(), made.targets[learning], generator)
+        states, table = _guessing(decoder, h[learning])
+        value = ranking(states, table, made.targets[learning], generator)
+        penalty = decoder.user_penalty(batch.users)
+        return value if penalty is None else value + penalty
 
     return loss
+
+
+def _guessing(decoder: Decoder, h: Tensor) -> tuple[Tensor, Tensor]:
+    """States and a table whose inner products are the logits of the guessing layer: a bias is one more
+    column, against a 1."""
+    weight, bias = decoder.guessing()
+    if bias is None:
+        return h, weight
+    return torch.cat([h, torch.ones_like(h[:, :1])], 1), torch.cat([weight, bias[:, None]], 1)
 
 
 class PromptSource:
@@ -72,7 +88,9 @@ class PromptSource:
         return weave(batch.items, batch.targets, prompts, slot_loss=self._settings.prompt_slot_loss)
 
     def _generate(self, batch: Batch) -> Tensor:
-        return PROMPTERS[self._settings.prompts].generate(
+        leak = self._settings.prompt_leak
+        generate = generate_leaking if leak else PROMPTERS[self._settings.prompts].generate
+        return generate(
             self._decoder,
             batch.users,
             batch.items,

@@ -86,6 +86,63 @@ def test_replaced_items_equal_the_reference_for_every_length(make_decoder, histo
         assert not found[row, len(history) :].any()
 
 
+def naive_guesses(decoder, states, user, history, K):
+    """K guesses of the authors' network after a history that may be empty, unfiltered but for padding."""
+    own: list[int] = []
+    for k in range(K):
+        scores = decoder.output(states(decoder, user, [*history, *own], k)[-1])
+        own.append(int(scores[1:].argmax()) + 1)
+    return own
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_the_authors_network_replaces_items_by_guesses_of_its_output_layer(
+    make_decoder, authors_sizes, window_states, histories, K
+):
+    decoder = make_decoder(**authors_sizes)
+    with torch.no_grad():
+        found = prompts.generate_last(decoder, torch.arange(9), histories, K, repeats=True)
+        for row, history in enumerate(rows_of(histories)):
+            n = max(1, len(history) - K)
+            own = naive_guesses(decoder, window_states, row, history[:n], len(history) - n)
+            assert found[row].tolist() == [0] * n + own + [0] * (9 - len(history))
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_leaking_guesses_come_from_the_rotated_window(
+    make_decoder, authors_sizes, window_states, histories, K, repeats
+):
+    """Written as the window moves: the last K slots in front, then a slot off and a guess on, K times. The
+    loop network fills up with pads by itself, so the window here is full and 0 is a token of it."""
+    decoder = make_decoder(**authors_sizes)
+    with torch.no_grad():
+        found = prompts.generate_leaking(decoder, torch.arange(9), histories, K, repeats=repeats)
+        for row, history in enumerate(rows_of(histories)):
+            window = [0] * (50 - len(history)) + history
+            window = window[-K:] + window[:-K]
+            told = {0} if repeats else {0, *history[: max(0, len(history) - K)]}
+            for k in range(K):
+                scores = decoder.output(window_states(decoder, row, window, k)[-1])
+                scores[list(told)] = float("-inf")
+                window = [*window[1:], int(scores.argmax())]
+                told |= set() if repeats else {window[-1]}
+            n_guessed = min(K, len(history))
+            expected = [0] * (len(history) - n_guessed) + window[-n_guessed:]
+            assert found[row].tolist() == expected + [0] * (9 - len(history))
+
+
+def test_a_leaking_guess_depends_on_the_item_that_it_replaces(make_decoder, authors_sizes):
+    """Rarely: it is one slot of fifty in linear attention."""
+    decoder = make_decoder(**authors_sizes)
+    items = torch.randint(1, 41, (300, 5), generator=torch.Generator().manual_seed(2))
+    changed = items.clone()
+    changed[:, -1] = changed[:, -1] % 40 + 1
+    for generate, leaks in ((prompts.generate_last, False), (prompts.generate_leaking, True)):
+        one, other = (generate(decoder, None, rows, 1, repeats=True) for rows in (items, changed))
+        assert torch.equal(one, other) != leaks
+
+
 def test_sequential_and_parallel_agree_on_the_first_gap_and_differ_later(make_decoder, histories):
     decoder = make_decoder()
     one = prompts.generate_sequential(decoder, None, histories, 2)

@@ -1,8 +1,11 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from baselines.training import TrainingSettings
+from recgpt.model import DecoderSettings
 from recgpt.recall import Split, choose_splits, encode_twice, merge, split_for, split_ranks
 from recgpt.recommender import RecGPT, RecGPTSettings
 
@@ -12,8 +15,8 @@ NOTHING = np.zeros((9, 0), np.int64)
 def around(decoder, **settings):
     """A model with these weights, as if it had been fitted."""
     config = decoder.config
-    sizes = {"dim": config.dim, "heads": config.heads, "user_vectors": config.user_vectors}
-    model = RecGPT(RecGPTSettings(**sizes, **settings), TrainingSettings(threads=1))
+    network = {field.name: getattr(config, field.name) for field in fields(DecoderSettings)}
+    model = RecGPT(RecGPTSettings(**network, **settings), TrainingSettings(threads=1))
     model.n_users, model.n_items = config.n_users, config.n_items
     model._ready(decoder.float())
     return model
@@ -61,9 +64,34 @@ def test_excluded_items_are_in_no_list_and_change_no_state(make_decoder, histori
             assert ranking[row].tolist() == rest + [0] * 5
 
 
+def test_the_authors_rank_by_items_and_pick_by_their_output_layer(
+    make_decoder, authors_sizes, window_states, histories
+):
+    decoder = make_decoder(**authors_sizes)
+    full = torch.arange(50)[None] % 40 + 1
+    padded = torch.cat([torch.nn.functional.pad(histories, (0, 41)), full])
+    users = torch.tensor([0, 1, 2, -1, 4, 5, 6, 7, 8, 3])
+    first, second = encode_twice(decoder, users, padded, repeats=True)
+    with torch.no_grad():
+        for row, user in enumerate(users.tolist()):
+            tokens = [item for item in padded[row].tolist() if item]
+            before = window_states(decoder, user, tokens)[-1]
+            pick = int(decoder.output(before)[1:].argmax()) + 1
+            after = window_states(decoder, user, [*tokens, pick][-50:], 1)[-1]
+            torch.testing.assert_close(first[row], before)
+            torch.testing.assert_close(second[row], after)
+    model = around(decoder, prompts="last", prompt_repeats=True)
+    rankings = model.rankings(users.numpy(), padded.numpy(), np.zeros((10, 0), np.int64), 40)
+    for ranking, states in zip(rankings, (first, second), strict=True):
+        scores = states @ decoder.table()[1:].detach().double().T
+        assert np.array_equal(ranking, 1 + (-scores).argsort(1).numpy())
+
+
 @pytest.mark.parametrize("size", [1, 64, 100])
-def test_a_row_does_not_depend_on_its_company(make_decoder, size):
-    model = around(make_decoder(n_items=500, dim=64))
+@pytest.mark.parametrize("authors", [False, True])
+def test_a_row_does_not_depend_on_its_company(make_decoder, authors_sizes, size, authors):
+    sizes = {"n_items": 500, "dim": 64, **(authors_sizes if authors else {})}
+    model = around(make_decoder(**sizes), **({"prompts": "last"} if authors else {}), second_share=0.2)
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 51, 200)
     histories = generator.integers(1, 501, (200, 50)) * (np.arange(50) < lengths[:, None])

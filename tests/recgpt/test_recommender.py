@@ -70,6 +70,117 @@ def test_fit_is_pretraining_and_then_tuning(model, world):
     assert alone.splits == model.splits
 
 
+AUTHORS = RecGPTSettings(
+    dim=16,
+    layers=1,
+    heads=2,
+    expand=2,
+    dropout=0.1,
+    attention_dropout=0.0,
+    input_norm=False,
+    attention="flow",
+    positions="end",
+    output="untied",
+    attention_init="torch",
+    user_vectors=True,
+    user_dropout=0.0,
+    prompts="last",
+    prompt_slot_loss="skip",
+    prompt_repeats=True,
+    prompt_leak=True,
+    loss=LossSettings("bce", 1),
+    tune_loss=LossSettings("full"),
+    tune_share=0.5,
+    second_share=0.1,
+)
+PAPER = RecGPTSettings(
+    dim=16,
+    layers=1,
+    heads=2,
+    expand=2,
+    dropout=0.1,
+    attention_dropout=0.0,
+    input_norm=False,
+    user_vectors=True,
+    user_dropout=0.0,
+    prompts="sequential",
+    prompt_slot_loss="none",
+    loss=LossSettings("bce", 1),
+    tune_loss=LossSettings("full"),
+    tune_share=0.5,
+)
+
+
+@pytest.mark.parametrize("settings", [AUTHORS, PAPER], ids=["authors", "paper"])
+def test_the_published_networks_learn_it_too(world, settings, tmp_path):
+    model = RecGPT(settings, replace(TRAINING, epochs=24)).fit(world)
+    histories = world.histories()
+    following = histories[:, 11] % 40 + 1
+    lists = model.recommend(np.arange(100), histories, 10, histories)
+    assert (lists == following[:, None]).any(1).mean() > 0.9
+    model.save(tmp_path / "m.safetensors")
+    loaded = RecGPT.load(tmp_path / "m.safetensors")
+    assert loaded.settings == settings
+    assert np.array_equal(loaded.recommend(np.arange(100), histories, 10, histories), lists)
+
+
+@pytest.mark.parametrize("stage", ["loss", "tune_loss"])
+def test_each_stage_has_its_loss(world, stage):
+    """A tuning loss of its own changes the second stage and not the first."""
+    settings = replace(SETTINGS, **{stage: LossSettings("bce", 1)})
+    one, other = (RecGPT(s, replace(TRAINING, epochs=2, patience=1)).fit(world) for s in (SETTINGS, settings))
+    first, second = zip(one.runs, other.runs, strict=True)
+    assert (first[0].epochs[0].loss == first[1].epochs[0].loss) == (stage == "tune_loss")
+    assert second[0].epochs[0].loss != second[1].epochs[0].loss
+
+
+@pytest.mark.parametrize("prompts", ["sequential", "parallel", "last"])
+def test_prompts_are_never_generated_from_held_out_items(world, prompts):
+    """Everybody's validation and test items are items that no training part has. None of them is ever a real
+    input of the network, in either stage, so no prompt can come from one."""
+    items = world.items.reshape(100, 12).copy()
+    items[:, 10:] += 40
+    everything = Interactions(world.users, items.ravel(), world.times, n_users=100, n_items=80)
+    split = leave_one_out(everything)
+    inputs, generated = set(), set()
+
+    class Watched(RecGPT):
+        def build(self, n_users, n_items):
+            decoder = super().build(n_users, n_items)
+
+            def look(_, given, named):
+                segments = named.get("segments")
+                real = given[0].new_ones(given[0].shape) if segments is None else 1 - segments
+                real = real.expand(given[0].shape).bool()
+                inputs.update(given[0][real].tolist())
+                generated.update(given[0][~real].tolist())
+
+            decoder.register_forward_pre_hook(look, with_kwargs=True)
+            return decoder
+
+    settings = replace(SETTINGS, prompts=prompts, tune_share=0.5)
+    Watched(settings, replace(TRAINING, epochs=2)).fit(split.train, validation=split.valid)
+    assert inputs == set(range(41))  # and padding
+    assert generated - {0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"attention": "flow"},
+            "prompts 'parallel' need attention 'softmax' and positions 'start', not 'flow' and 'start'; "
+            "there take prompts 'last'",
+        ),
+        ({"positions": "end", "prompts": "sequential"}, "prompts 'sequential' need .* 'softmax' and 'end'"),
+        ({"prompts": "last", "prompt_leak": True}, "prompt_leak needs attention 'flow'"),
+    ],
+)
+def test_prompts_that_do_not_go_with_the_network_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        RecGPTSettings(**wrong)
+
+
 def test_an_interrupted_fit_ends_in_the_same_model(model, world, tmp_path):
     class StoppedError(Exception):
         pass
