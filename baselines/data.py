@@ -37,6 +37,18 @@ class Split(NamedTuple):
     test: Validation
 
 
+class Counts(NamedTuple):
+    """What Table 1 of the paper tells of a data set, and `n_repeats`: actions on an item that the user had
+    before. A ranking that masks the history cannot find such a target."""
+
+    n_users: int
+    n_items: int
+    n_actions: int
+    mean_length: float
+    sparsity_percent: float
+    n_repeats: int
+
+
 class Renumbered(NamedTuple):
     """Interactions with dense ids, and whose they are: user_ids[u] and item_ids[i] (row 0 is padding) are the
     ids in the source."""
@@ -72,28 +84,75 @@ def read_sequences(path: str | Path) -> Interactions:
     return Interactions.from_arrays(user_of, items, n_users=max(users))
 
 
-def read_table(path: str | Path, columns: Mapping[str, str]) -> Renumbered:
+def is_table(path: str | Path) -> bool:
+    """Whether the name is that of a table, .csv, .csv.gz or .parquet; every other file is sequence text."""
+    return str(path).lower().endswith((".csv", ".csv.gz", ".parquet"))
+
+
+def read_interactions(path: str | Path, columns: Mapping[str, str] | None = None) -> Renumbered:
+    """Sequence text, or a table with `columns` as `read_table` wants them: the suffix decides."""
+    if is_table(path):
+        return read_table(path, columns)
+    if columns:
+        raise ValueError(f"{path} is read as sequence text, which has no columns; leave --columns out")
+    interactions = read_sequences(path)
+    user_ids, item_ids = np.arange(1, interactions.n_users + 1), np.arange(interactions.n_items + 1)
+    return Renumbered(interactions, user_ids, item_ids)
+
+
+def read_table(path: str | Path, columns: Mapping[str, str] | None) -> Renumbered:
     """A CSV or Parquet file; `columns` says which column is "user", "item" and, optionally, "time".
 
     Ids of any type are numbered in sorted order; without a time the order of rows is the order in time.
     """
-    table = _read_arrow(path)
+    read = read_columns(path, columns)
+    times = None
+    if columns and "time" in columns:
+        times, _ = times_of(read["time"], columns["time"], path)
+    return renumber(read["user"].to_numpy(), read["item"].to_numpy(), times)
+
+
+def read_columns(path: str | Path, columns: Mapping[str, str] | None) -> dict[str, pa.ChunkedArray]:
+    """The columns of a table by their roles: user, item and, where `columns` has it, time.
+
+    Ids of a CSV file stay text unless all of them are plain whole numbers: 0000013714 is not 13714.
+    Raises ValueError where a role or a column is missing or a cell is empty.
+    """
+    known = _column_names(path)
+    if not columns:
+        raise ValueError(
+            f"{path} is a table with the columns {', '.join(known)}; "
+            "say which are which: --columns user=...,item=...,time=..."
+        )
     for role in ("user", "item"):
         if role not in columns:
-            raise ValueError(f"columns has no {role!r}: say which column of {path} it is")
+            raise ValueError(
+                f"columns has no {role!r}: say which column of {path} it is; known: {', '.join(known)}"
+            )
     for role, name in columns.items():
         if role not in ("user", "item", "time"):
             raise ValueError(f"columns maps {role!r}; known roles: user, item, time")
-        if name not in table.column_names:
-            raise ValueError(
-                f"{path} has no column {name!r} for {role}; known: {', '.join(table.column_names)}"
-            )
+        if name not in known:
+            raise ValueError(f"{path} has no column {name!r} for {role}; known: {', '.join(known)}")
+    table = _read_arrow(path, columns)
+    for name in columns.values():
         if table[name].null_count:
             raise ValueError(f"column {name!r} of {path} has {table[name].null_count} empty cells; fill them")
-    times = None
-    if "time" in columns:
-        times = _times(table[columns["time"]], columns["time"], path)
-    return renumber(table[columns["user"]].to_numpy(), table[columns["item"]].to_numpy(), times)
+    return {role: _decoded(table[name]) for role, name in columns.items()}
+
+
+def times_of(column: pa.ChunkedArray, name: str, path: str | Path) -> tuple[Ids, int]:
+    """(times, ticks of a second): dates and timestamps in microseconds; numbers, floored, as seconds."""
+    ticks = 1
+    try:
+        if pa.types.is_temporal(column.type):
+            column, ticks = column.cast(pa.timestamp("us")), 1_000_000
+        elif pa.types.is_floating(column.type):
+            column = pc.floor(column)
+        times: Ids = column.cast(pa.int64()).to_numpy()
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name!r} of {path} is no time: {_one_line(error)}") from error
+    return times, ticks
 
 
 def renumber(users: np.ndarray, items: np.ndarray, times: Ids | None = None) -> Renumbered:
@@ -105,8 +164,24 @@ def renumber(users: np.ndarray, items: np.ndarray, times: Ids | None = None) -> 
     return Renumbered(interactions, user_ids, padded)
 
 
+def counts_of(interactions: Interactions) -> Counts:
+    """Users and items that occur, and how they meet.
+
+    >>> counts_of(Interactions.from_arrays([0, 0, 0, 1], [1, 2, 1, 2]))
+    Counts(n_users=2, n_items=2, n_actions=4, mean_length=2.0, sparsity_percent=0.0, n_repeats=1)
+    """
+    users, items, n = interactions.users, interactions.items, len(interactions)
+    n_users, n_items = len(np.unique(users)), len(np.unique(items))
+    n_pairs = len(np.unique(users * (interactions.n_items + 1) + items))
+    cells = max(n_users * n_items, 1)
+    return Counts(n_users, n_items, n, n / max(n_users, 1), 100 * (1 - n / cells), n - n_pairs)
+
+
 def k_core(interactions: Interactions, k: int) -> Renumbered:
-    """The largest part in which every user and every item has k interactions or more, with new dense ids."""
+    """The largest part in which every user and every item has k interactions or more, with new dense ids.
+
+    Repeats of a pair count each time, as in the preprocessing of the published sequence files.
+    """
     users, items, times = interactions.users, interactions.items, interactions.times
     while True:
         if not len(users):
@@ -183,22 +258,51 @@ def _ids(words: list[str], number: int, path: str | Path) -> list[int]:
     raise ValueError(f"line {number} of {path}: user {words[0]} has no items")
 
 
-def _read_arrow(path: str | Path) -> pa.Table:
+def _column_names(path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise ValueError(f"no file {path}; expected a .csv or .parquet file")
     try:
-        if Path(path).suffix == ".parquet":
-            return pa.parquet.read_table(path)
-        return pa.csv.read_csv(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+        if _is_parquet(path):
+            return list(pa.parquet.read_schema(path).names)
+        with pa.csv.open_csv(path) as reader:
+            return list(reader.schema.names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {_one_line(error)}") from error
 
 
-def _times(column: pa.ChunkedArray, name: str, path: str | Path) -> Ids:
+def _read_arrow(path: str | Path, columns: Mapping[str, str]) -> pa.Table:
+    """Only the columns that are wanted."""
+    wanted = list(dict.fromkeys(columns.values()))
     try:
-        if pa.types.is_floating(column.type):
-            column = pc.floor(column)
-        times: Ids = column.cast(pa.int64()).to_numpy()
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name!r} of {path} is no time: {error}") from error
-    return times
+        if _is_parquet(path):
+            return pa.parquet.read_table(path, columns=wanted)
+        ids = {columns[role]: pa.string() for role in ("user", "item")}
+        convert = pa.csv.ConvertOptions(
+            include_columns=wanted, column_types=ids, null_values=[""], strings_can_be_null=True
+        )
+        table = pa.csv.read_csv(path, convert_options=convert)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {_one_line(error)}") from error
+    for name in ids:
+        table = table.set_column(table.column_names.index(name), name, _plain_numbers(table[name]))
+    return table
+
+
+def _is_parquet(path: str | Path) -> bool:
+    return str(path).lower().endswith(".parquet")
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _plain_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        numbers = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return texts
+    return numbers if numbers.cast(pa.string()).equals(texts) else texts
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,4 +1,5 @@
-"""The command `recgpt`: pretrain, tune, eval, paper, recommend. Results on stdout, progress on stderr.
+"""The command `recgpt`: prepare, pretrain, tune, eval, paper, recommend. Results on stdout, progress on
+stderr.
 
 torch takes seconds to import, so everything heavy is imported inside the commands.
 """
@@ -13,13 +14,14 @@ import click
 
 if TYPE_CHECKING:
     from baselines.base import Interactions
-    from baselines.data import Split
+    from baselines.data import Counts, Renumbered, Split
     from recgpt.recommender import RecGPT
     from recgpt.stages import Row
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
 MAX_LIST = 50
 PROMPT_OPTIONS = ("tune_epochs", "prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
+REVIEW_FORMATS = ("amazon-json", "amazon-csv", "amazon-csv-2018", "yelp-json", "table")
 
 
 class _Sentence(click.ClickException):
@@ -57,6 +59,19 @@ class _Recall(click.ParamType):
         return m, n
 
 
+class _Columns(click.ParamType):
+    """`user=...,item=...,time=...`: columns of a table by their roles."""
+
+    name = "role=column,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        pairs = [part.partition("=") for part in str(value).split(",")]
+        columns = {role.strip(): name for role, _, name in pairs}
+        if len(columns) < len(pairs) or not all(columns) or not all(columns.values()):
+            self.fail(f"{value!r} is not of the form user=...,item=...,time=...", param, ctx)
+        return columns
+
+
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["recgpt.debug"] = ctx.meta.get("recgpt.debug", False) or value
 
@@ -68,7 +83,25 @@ debug = click.option(
     callback=_remember_debug,
     help="Show the traceback of an error.",
 )
-data_file = click.argument("data", type=click.Path(path_type=Path))
+
+
+def _remember_columns(ctx: click.Context, _: click.Parameter, columns: dict[str, str] | None) -> None:
+    ctx.meta["recgpt.columns"] = columns
+
+
+def data_file(command: Callable[..., None]) -> Callable[..., None]:
+    """DATA and, for a table, --columns, which `_read` looks up in the context."""
+    options = [
+        click.argument("data", type=click.Path(path_type=Path)),
+        click.option(
+            "--columns",
+            type=_Columns(),
+            expose_value=False,
+            callback=_remember_columns,
+            help="Of DATA where it is a table: user=...,item=...,time=... (time is optional).",
+        ),
+    ]
+    return _all(options, command)
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -125,16 +158,65 @@ def _all(options: list[Callable[..., Any]], command: Callable[..., None]) -> Cal
 def main() -> None:
     """RecGPT: pre-training, personalised prompts, prompt-tuning, two-step recall.
 
-    DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1. The last
-    item of each user is held out for the test and the one before it for validation; only the rest trains.
+    DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1 (`recgpt
+    prepare` makes it of raw reviews), or a .csv, .csv.gz or .parquet table with --columns. The last item of
+    each user is held out for the test and the one before it for validation; only the rest trains.
 
     \b
-    Example:
+    Examples:
+      recgpt prepare reviews_Beauty.json.gz --out Beauty.txt
       recgpt eval Beauty.txt --models recgpt,sasrec,poprec
+      recgpt eval log.parquet --columns user=who,item=video,time=ts
     """
     # Threads that wait actively for each other cost five times the CPU time where the machine is busy (28 s
     # against 5.6 s for the same training on two shared cores). Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Sequence text to write.")
+@click.option("--format", "file_format", type=click.Choice(REVIEW_FORMATS), help="Of SOURCE.  [found out]")
+@click.option("--core", type=click.IntRange(1), default=5, show_default=True,
+              help="Fewest actions of a user and of an item.")  # fmt: skip
+@click.option("--from", "first", metavar="DATE", help="First day or second to keep, YYYY-MM-DD[ hh:mm:ss].")
+@click.option("--to", "last", metavar="DATE", help="Last one, which is kept too.")
+@click.option("--columns", type=_Columns(), help="Of a table: user=...,item=...,time=...")
+@debug
+def prepare(
+    source: Path,
+    out: Path,
+    file_format: str | None,
+    core: int,
+    first: str | None,
+    last: str | None,
+    columns: dict[str, str] | None,
+) -> None:
+    """Raw reviews to the sequence text that the other commands read, and Table 1 of the paper for it.
+
+    SOURCE, plain or gzip: Amazon reviews (JSON lines) or ratings (CSV), Yelp reviews (JSON lines), or a table
+    (CSV, Parquet). Every review counts, whatever its stars, and repeats stay; users and items with fewer than
+    --core actions leave until no such are left. Original ids go to a file beside it: Beauty.ids.csv.
+
+    \b
+    Examples:
+      recgpt prepare reviews_Beauty.json.gz --out Beauty.txt
+      recgpt prepare review.json --out Yelp.txt --from 2019-01-01 --to 2019-12-31
+      recgpt prepare log.csv --out log.txt --columns user=who,item=what,time=when
+    """
+    from baselines import reviews
+
+    counts = reviews.prepare(
+        source,
+        out,
+        file_format=file_format,
+        core=core,
+        within=reviews.period(first, last),
+        columns=columns,
+        progress=_progress,
+    )
+    click.echo(f"{out} and {reviews.ids_path(out).name}: {core}-core of {source.name}")
+    click.echo(_counts_table(counts))
 
 
 @main.command()
@@ -345,7 +427,7 @@ def recommend(
     data: Path, checkpoint: Path, users: str | None, k: int, recall: tuple[int, int] | None, repeats: bool
 ) -> None:
     """What to show next to users of DATA, after all of their items: lines of `user item item ...`, best
-    first.
+    first. Ids are those of DATA; a table must be the one that the checkpoint was trained on.
 
     \b
     Example:
@@ -353,25 +435,34 @@ def recommend(
     """
     import numpy as np
 
-    from baselines.data import read_sequences
-
-    interactions = read_sequences(data)
+    read = _read(data)
+    interactions = read.interactions
     model = _newest(checkpoint)
     _check_items(model, interactions, data)
+    item_ids = _item_ids(model, read, data)
     if recall is not None:
         k = sum(recall)
         _force(model, recall)
-    chosen = _user_indices(users, interactions)
+    chosen = _user_indices(users, read)
     histories = interactions.histories(chosen, None)
     hidden = histories[:, :0] if repeats else histories
     for user, items in zip(chosen, model.recommend(chosen, histories, k, hidden), strict=True):
-        click.echo(" ".join(str(number) for number in (user + 1, *items[np.flatnonzero(items)])))
+        click.echo(
+            " ".join(str(id_) for id_ in (read.user_ids[user], *item_ids[items[np.flatnonzero(items)]]))
+        )
+
+
+def _read(data: Path) -> "Renumbered":
+    """DATA, with the --columns that were given."""
+    from baselines.data import read_interactions
+
+    return read_interactions(data, click.get_current_context().meta["recgpt.columns"])
 
 
 def _leave_one_out(data: Path, *, exclude_history: bool = True) -> "Split":
-    from baselines.data import leave_one_out, read_sequences
+    from baselines.data import leave_one_out
 
-    split = leave_one_out(read_sequences(data), exclude_history=exclude_history)
+    split = leave_one_out(_read(data).interactions, exclude_history=exclude_history)
     if not len(split.valid.users):
         raise ValueError(f"no user of {data} has three items or more, so none can be held out")
     return split
@@ -461,16 +552,36 @@ def _check_items(model: "RecGPT", interactions: "Interactions", data: Path) -> N
         )
 
 
-def _user_indices(users: str | None, interactions: "Interactions") -> Any:
+def _item_ids(model: "RecGPT", read: "Renumbered", data: Path) -> Any:
+    """The id in DATA of each item that the model knows. The numbers of a table's items hold for that table
+    alone, so another table must not meet the checkpoint."""
+    import numpy as np
+
+    from baselines.data import is_table, leave_one_out
+
+    if not is_table(data):
+        return np.arange(model.n_items + 1)
+    if model.data_hash != leave_one_out(read.interactions).train.content_hash():
+        raise ValueError(
+            f"the checkpoint was trained on other data than the table {data}, and each table numbers items "
+            "anew; turn tables into sequence text with `recgpt prepare` and train on that"
+        )
+    return read.item_ids
+
+
+def _user_indices(users: str | None, read: "Renumbered") -> Any:
     import numpy as np
 
     if users is None:
-        return np.flatnonzero(interactions.lengths)
+        return np.flatnonzero(read.interactions.lengths)
+    index = {str(id_): user for user, id_ in enumerate(read.user_ids.tolist())}
     words = [word.strip() for word in users.split(",")]
     for word in words:
-        if not word.isdecimal() or not 1 <= int(word) <= interactions.n_users:
-            raise ValueError(f"user {word!r} is not in the data; its users are 1 to {interactions.n_users}")
-    return np.array([int(word) - 1 for word in words], np.int64)
+        if word not in index:
+            raise ValueError(
+                f"user {word!r} is not in the data; its users are {read.user_ids[0]} to {read.user_ids[-1]}"
+            )
+    return np.array([index[word] for word in words], np.int64)
 
 
 def _progress(stage: str, fraction: float) -> None:
@@ -501,6 +612,19 @@ def _table(found: dict[str, Any]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     head = f"{found['data']}, {found['split']}, all items ranked, masking: {found['masking']}"
     return "\n".join([head, *(_aligned(line, widths) for line in lines)])
+
+
+def _counts_table(counts: "Counts") -> str:
+    titles = ("users", "items", "actions", "mean length", "sparsity", "repeats")
+    numbers = [f"{n:,}" for n in (counts.n_users, counts.n_items, counts.n_actions)]
+    values = (
+        *numbers,
+        f"{counts.mean_length:.1f}",
+        f"{counts.sparsity_percent:.2f} %",
+        f"{counts.n_repeats:,}",
+    )
+    widths = [max(len(title), len(value)) for title, value in zip(titles, values, strict=True)]
+    return "\n".join(_aligned(line, widths) for line in (titles, values))
 
 
 def _aligned(line: tuple[str, ...], widths: list[int]) -> str:

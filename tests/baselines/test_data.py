@@ -1,5 +1,7 @@
 """Reading files, numbering, k-core and splits."""
 
+import gzip
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -8,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.base import Interactions
-from baselines.data import hold_out, k_core, leave_one_out, read_sequences, read_table
+from baselines.data import (
+    hold_out,
+    is_table,
+    k_core,
+    leave_one_out,
+    read_interactions,
+    read_sequences,
+    read_table,
+)
 
 
 def test_a_sequence_file_is_read_in_order(tmp_path):
@@ -63,16 +73,49 @@ def test_csv_and_parquet_give_the_same_interactions(tmp_path):
 
 
 def test_a_bad_table_is_named(tmp_path):
-    (tmp_path / "t.csv").write_text("who,what,when\na,1,x\n,2,y\n")
+    (tmp_path / "t.csv").write_text("who,what,when\na,1,x\nb,2,y\n")
     with pytest.raises(ValueError, match="has no column 'user' for user; known: who, what, when"):
         read_table(tmp_path / "t.csv", {"user": "user", "item": "what"})
     with pytest.raises(ValueError, match="columns has no 'item'"):
         read_table(tmp_path / "t.csv", {"user": "who"})
     with pytest.raises(ValueError, match=r"column 'when' of .* is no time"):
         read_table(tmp_path / "t.csv", {"user": "who", "item": "what", "time": "when"})
+    with pytest.raises(ValueError, match=r"t.csv is a table with the columns who, what, when; say which"):
+        read_table(tmp_path / "t.csv", None)
+    (tmp_path / "t.csv").write_text("who,what\na,1\n,2\n")
+    with pytest.raises(ValueError, match=r"column 'who' of .* has 1 empty cells; fill them"):
+        read_table(tmp_path / "t.csv", {"user": "who", "item": "what"})
     (tmp_path / "t.parquet").write_text("nonsense")
     with pytest.raises(ValueError, match="cannot be read as a table"):
         read_table(tmp_path / "t.parquet", {"user": "who", "item": "what"})
+
+
+def test_ids_of_a_csv_are_numbers_only_where_no_text_is_lost(tmp_path):
+    """Product ids like 0000013714 were read as numbers, and two of them could become one."""
+    (tmp_path / "t.csv").write_text("u,i\n10,0012\n9,12\n10,B0\n")
+    read = read_interactions(tmp_path / "t.csv", {"user": "u", "item": "i"})
+    assert read.user_ids.tolist() == [9, 10]
+    assert read.item_ids[1:].tolist() == ["0012", "12", "B0"]
+
+
+def test_dates_order_a_table_and_categories_are_ids(tmp_path):
+    when = pa.array([20000, 19000, 19500]).cast(pa.int32()).cast(pa.date32())
+    table = pa.table({"u": pa.array(["b", "b", "a"]).dictionary_encode(), "i": [1, 2, 3], "t": when})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    read = read_interactions(tmp_path / "t.parquet", {"user": "u", "item": "i", "time": "t"})
+    assert read.user_ids.tolist() == ["a", "b"]
+    assert read.interactions.items.tolist() == [3, 2, 1]
+
+
+def test_the_suffix_tells_a_table_from_sequence_text(tmp_path):
+    for name, table in (("t.csv", True), ("t.CSV.gz", True), ("t.parquet", True), ("t.txt", False)):
+        assert is_table(tmp_path / name) == table
+    (tmp_path / "t.txt").write_text("1 3 2\n")
+    read = read_interactions(tmp_path / "t.txt")
+    assert (read.user_ids.tolist(), read.item_ids.tolist()) == ([1], [0, 1, 2, 3])
+    with gzip.open(tmp_path / "t.csv.gz", "wt") as file:
+        file.write("u,i\na,7\n")
+    assert read_interactions(tmp_path / "t.csv.gz", {"user": "u", "item": "i"}).item_ids[1:].tolist() == [7]
 
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=20)

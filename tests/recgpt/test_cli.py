@@ -53,6 +53,17 @@ def test_every_command_has_an_example_to_paste(command):
     assert re.search(f"  recgpt {command} (Beauty.txt|data/)", result.output)
 
 
+def test_prepare_has_an_example_to_paste():
+    assert "  recgpt prepare reviews_Beauty.json.gz --out Beauty.txt" in run("prepare", "--help").output
+
+
+def test_prepare_offers_the_formats_that_there_are():
+    from baselines.reviews import FORMATS
+
+    (choice,) = (option.type for option in main.commands["prepare"].params if option.name == "file_format")
+    assert list(choice.choices) == [*FORMATS, "table"]
+
+
 def test_the_example_commands_parse():
     for command in main.commands.values():
         known = {name for option in command.params for name in option.opts}
@@ -115,11 +126,80 @@ def test_recommend_prints_lists_without_seen_items(data, checkpoint):
 
 
 @pytest.fixture
+def reviews(data, tmp_path):
+    """The ring as ratings of a shop, backwards: user, item, stars, time."""
+    rows = [line.split() for line in data.read_text().splitlines()]
+    lines = [f"p{user},v{item},4.0,{n}" for user, *items in rows for n, item in enumerate(items)]
+    path = tmp_path / "ratings_Ring.csv"
+    path.write_text("\n".join([*lines[::-1], "p99,v1,1.0,7"]))
+    return path
+
+
+def test_prepare_writes_sequences_and_prints_table_1(reviews, data, tmp_path):
+    out = tmp_path / "ring.txt"
+    result = run("prepare", reviews, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "100% read ratings_Ring.csv" in result.stderr
+    title, names, values = result.stdout.splitlines()
+    assert title == f"{out} and ring.ids.csv: 5-core of ratings_Ring.csv"
+    assert names.split() == ["users", "items", "actions", "mean", "length", "sparsity", "repeats"]
+    n_rows = sum(len(line.split()) - 1 for line in data.read_text().splitlines())
+    sparsity = f"{100 - 100 * n_rows / (60 * 30):.2f}"
+    assert values.split() == ["60", "30", str(n_rows), f"{n_rows / 60:.1f}", sparsity, "%", "0"]
+    everything = run("prepare", reviews, "--out", out, "--core", 1).stdout.splitlines()[2].split()
+    assert everything[:3] == ["61", "30", str(n_rows + 1)]
+    early = run("prepare", reviews, "--out", out, "--core", 1, "--to", "1970-01-01 00:00:04").stdout
+    assert early.splitlines()[2].split()[:3] == ["60", "30", "300"]
+
+
+@pytest.fixture
+def table(data, tmp_path):
+    """The ring as a table with names for numbers, in the same order."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [[int(word) for word in line.split()] for line in data.read_text().splitlines()]
+    who, what = zip(*[(f"p{u:02}", f"v{item:02}") for u, *items in rows for item in items], strict=True)
+    path = tmp_path / "ring.parquet"
+    pyarrow.parquet.write_table(pa.table({"who": who, "what": what, "when": range(len(who))}), path)
+    return path
+
+
+COLUMNS = ("--columns", "user=who,item=what,time=when")
+
+
+def test_a_table_measures_and_recommends_as_the_sequence_file_does(table, data, checkpoint):
+    asked = ("--checkpoint", checkpoint, "--json")
+    measured = run("eval", table, *COLUMNS, *asked)
+    assert measured.exit_code == 0, measured.output
+    scores = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(result.stdout)["results"]]
+        for result in (measured, run("eval", data, *asked))
+    ]
+    assert scores[0] == scores[1]
+    named = run("recommend", table, *COLUMNS, "--checkpoint", checkpoint, "--users", "p03,p01").stdout
+    numbered = run("recommend", data, "--checkpoint", checkpoint, "--users", "3,1").stdout
+    assert re.sub("[pv]0?", "", named) == numbered
+    assert named.startswith("p03 v")
+
+
+def test_a_checkpoint_of_another_table_recommends_nothing(table, checkpoint):
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(table)[:-1], table)
+    result = run("recommend", table, *COLUMNS, "--checkpoint", checkpoint)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "was trained on other data than the table" in result.stderr
+
+
+@pytest.fixture
 def bad(tmp_path, data, checkpoint):
     """Files that are wrong in one way each."""
     (tmp_path / "letters.txt").write_text("1 2 3 4\n2 5 abc 7\n")
     (tmp_path / "short.txt").write_text("1 2 3\n2 5 4\n")
     (tmp_path / "larger.txt").write_text("1 2 3 99\n")
+    (tmp_path / "t.csv").write_text("who,what,when\nu,i,5\n")
+    (tmp_path / "raw.json").write_text('{"reviewerID": "u", "asin": "i", "unixReviewTime": 5}\n{}\n')
     (tmp_path / "cut").mkdir()
     whole = (checkpoint / "pretrained.safetensors").read_bytes()
     (tmp_path / "cut" / "pretrained.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -152,6 +232,28 @@ def bad(tmp_path, data, checkpoint):
             "has item 99, but the checkpoint knows items 1 to 30",
         ),
         ("pretrain {data}", "Missing option '--out'"),
+        (
+            "eval {tmp}/t.csv",
+            "t.csv is a table with the columns who, what, when; .*--columns user=...,item=...",
+        ),
+        (
+            "eval {tmp}/t.csv --columns user=who",
+            "columns has no 'item': say which column of .*; known: who, ",
+        ),
+        ("eval {tmp}/t.csv --columns user=who,item=x", "t.csv has no column 'x' for item; known: who, what"),
+        ("eval {tmp}/t.csv --columns who,what", "'who,what' is not of the form user=...,item=...,time=..."),
+        ("eval {tmp}/t.csv --columns user=who,user=what", "is not of the form user=...,item=...,time=..."),
+        ("eval {data} --columns user=who,item=what", "is read as sequence text, which has no columns"),
+        ("eval {tmp}/t.parquet --columns user=who,item=what", "no file .*t.parquet; expected a .csv or"),
+        ("prepare {tmp}/raw.json", "Missing option '--out'"),
+        ("prepare {tmp}/raw.json --out {tmp}/out.txt", "line 2 of .*raw.json: no field 'reviewerID'"),
+        ("prepare {tmp}/raw.json --out {tmp}/out.txt --core 0", "0 is not in the range x>=1"),
+        ("prepare {tmp}/raw.json --out {tmp}/out.txt --format yelp", "'yelp' is not one of 'amazon-json', "),
+        (
+            "prepare {tmp}/raw.json --out {tmp}/out.txt --from 2019",
+            "'2019' is no date of the form YYYY-MM-DD",
+        ),
+        ("prepare {tmp}/t.csv --out {tmp}/out.txt", "t.csv is a table with the columns who, what, when"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(bad, command, message):
