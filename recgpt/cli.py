@@ -5,24 +5,34 @@ torch takes seconds to import, so everything heavy is imported inside the comman
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from baselines.base import Interactions
     from baselines.data import Split
+    from baselines.training import TrainingSettings
     from recgpt.recommender import RecGPT
     from recgpt.stages import Row
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
 MAX_LIST = 50
+RANK_PATIENCE_S = 5
 
 
 class _Sentence(click.ClickException):
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Under torchrun the first process speaks for all: it fails for the same reason, and torchrun stops
+        the others while they wait. One that goes on living failed alone and says so."""
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(RANK_PATIENCE_S)
+        super().show(file)
 
 
 class _Commands(click.Group):
@@ -73,6 +83,7 @@ data_file = click.argument("data", type=click.Path(path_type=Path))
 def training_options(epochs: int, lr: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """How long and how to train, with the defaults of a command."""
     patience = "Stop a stage after this many epochs without a better validation."
+    devices, device = click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is a GPU."
     options = [
         click.option("--epochs", type=click.IntRange(1), default=epochs, show_default=True, help="At most."),
         click.option("--lr", type=click.FloatRange(0, min_open=True), default=lr, show_default=True),
@@ -80,6 +91,7 @@ def training_options(epochs: int, lr: float) -> Callable[[Callable[..., None]], 
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+        click.option("--device", type=devices, default="auto", show_default=True, help=device),
     ]
     return lambda command: _all(options, command)
 
@@ -114,6 +126,9 @@ def main() -> None:
 
     DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1. The last
     item of each user is held out for the test and the one before it for validation; only the rest trains.
+
+    With several GPUs or machines, torchrun starts pretrain, tune and eval in as many processes, which divide
+    each batch among them: torchrun --nproc-per-node 2 -m recgpt.cli pretrain ...
 
     \b
     Example:
@@ -157,7 +172,6 @@ def pretrain(
       recgpt pretrain Beauty.txt --out checkpoints/beauty
     """
     from baselines.sequential import LossSettings
-    from baselines.training import TrainingSettings
     from recgpt.recommender import RecGPT, RecGPTSettings
 
     split = _leave_one_out(data)
@@ -169,11 +183,11 @@ def pretrain(
         loss=LossSettings(loss, negatives or (1 if loss == "bce" else 1024)),
         tune_share=0.0,
     )
-    model = RecGPT(settings, TrainingSettings(**training))
+    model = RecGPT(settings, _training(training))
     model.resume_folder = out
     model.fit(split.train, _progress, validation=split.valid)
     model.save(out / PRETRAINED)
-    click.echo(f"{out / PRETRAINED}: {_summary(model)}")
+    _say(f"{out / PRETRAINED}: {_summary(model)}")
 
 
 @main.command()
@@ -196,19 +210,20 @@ def tune(data: Path, source: Path, out: Path, **options: Any) -> None:
     """
     from dataclasses import replace
 
-    from baselines.training import TrainingSettings
     from recgpt.recommender import RecGPT
 
-    model = RecGPT.load(source / PRETRAINED)
+    prompts = _prompt_settings(options)
+    training = _training(options)
+    model = RecGPT.load(source / PRETRAINED, device=training.device)
     split = _leave_one_out(data)
-    model.settings = replace(model.settings, **_prompt_settings(options))
-    model.training = TrainingSettings(**options)
+    model.settings = replace(model.settings, **prompts)
+    model.training = training
     model.resume_folder = out
     if source.resolve() != out.resolve():
         RecGPT.load(source / PRETRAINED).save(out / PRETRAINED)
     model.tune(split.train, _progress, validation=split.valid)
     model.save(out / TUNED)
-    click.echo(f"{out / TUNED}: {_summary(model)}")
+    _say(f"{out / TUNED}: {_summary(model)}")
 
 
 @main.command("eval")
@@ -248,26 +263,26 @@ def evaluate(
       recgpt eval Beauty.txt --checkpoint checkpoints/beauty
       recgpt eval Beauty.txt --models recgpt,sasrec,comirec,poprec --json
     """
-    from baselines.training import TrainingSettings
     from recgpt.recommender import RecGPTSettings
     from recgpt.stages import document, train_and_measure
 
     names = _known_models(models)
+    prompts = _prompt_settings(options)
+    training = _training(options)
     split = _leave_one_out(data, exclude_history=masking == "seen")
     held_out = split.test if which == "test" else split.valid
     rows: list[Row] = []
     if checkpoint is not None:
-        rows = _checkpoint_rows(checkpoint, split, held_out, recall)
+        rows = _checkpoint_rows(checkpoint, split, held_out, recall, training.device)
     else:
         share = None if recall is None else recall[1] / sum(recall)
-        settings = RecGPTSettings(**_prompt_settings(options), second_share=share)
-        training = TrainingSettings(**options)
+        settings = RecGPTSettings(**prompts, second_share=share)
         for name in names:
             rows += train_and_measure(
                 name, split, held_out, training=training, settings=settings, progress=_progress
             )
     found = {"data": data.stem, "split": which, "masking": masking, "results": document(rows)}
-    click.echo(json.dumps(found, indent=2) if as_json else _table(found))
+    _say(json.dumps(found, indent=2) if as_json else _table(found))
 
 
 @main.command()
@@ -319,7 +334,7 @@ def _leave_one_out(data: Path, *, exclude_history: bool = True) -> "Split":
 
 
 def _checkpoint_rows(
-    folder: Path, split: "Split", held_out: Any, recall: tuple[int, int] | None
+    folder: Path, split: "Split", held_out: Any, recall: tuple[int, int] | None, device: str
 ) -> "list[Row]":
     from recgpt.recommender import RecGPT
     from recgpt.stages import measure
@@ -328,7 +343,7 @@ def _checkpoint_rows(
     for name in (PRETRAINED, TUNED):
         if name == TUNED and not (folder / TUNED).exists():
             continue
-        model = RecGPT.load(folder / name)
+        model = RecGPT.load(folder / name, device=device)
         if model.data_hash != split.train.content_hash():
             raise ValueError(f"{folder / name} was trained on other data than the training part of this file")
         if recall is not None:
@@ -347,6 +362,13 @@ def _force(model: "RecGPT", recall: tuple[int, int]) -> None:
     from dataclasses import replace
 
     model.settings = replace(model.settings, second_share=recall[1] / sum(recall))
+
+
+def _training(options: dict[str, Any]) -> "TrainingSettings":
+    from baselines.distributed import pick_device
+    from baselines.training import TrainingSettings
+
+    return TrainingSettings(**{**options, "device": pick_device(options["device"])})
 
 
 def _prompt_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -392,7 +414,15 @@ def _user_indices(users: str | None, interactions: "Interactions") -> Any:
 
 
 def _progress(stage: str, fraction: float) -> None:
-    click.echo(f"{fraction:4.0%} {stage}", err=True)
+    _say(f"{fraction:4.0%} {stage}", err=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Under torchrun the first process says it for all."""
+    from baselines.distributed import rank
+
+    if rank() == 0:
+        click.echo(text, err=err)
 
 
 def _summary(model: "RecGPT") -> str:
@@ -422,3 +452,7 @@ def _table(found: dict[str, Any]) -> str:
 def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
     first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
     return "  ".join([first.lstrip().ljust(widths[0]), *rest])
+
+
+if __name__ == "__main__":
+    main()
