@@ -4,6 +4,7 @@ No pads to speak of: windows of similar length share a batch, which is padded on
 (about 5 % of the slots). Under causal attention right pads are invisible to real items, so no mask is needed.
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,6 +29,13 @@ class Windows(NamedTuple):
     def n_targets(self) -> int:
         return int(self.lengths.sum())
 
+    def content_hash(self) -> str:
+        """The same text for the same windows."""
+        digest = hashlib.sha256()
+        for column in self:
+            digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+        return digest.hexdigest()[:32]
+
 
 class Batch(NamedTuple):
     """users (B,); items (B, T), left-aligned, 0 = pad; targets (B, T), the next items, 0 = none."""
@@ -38,6 +46,14 @@ class Batch(NamedTuple):
 
     def to(self, device: str | torch.device) -> "Batch":
         return Batch(self.users.to(device), self.items.to(device), self.targets.to(device))
+
+    @property
+    def n_targets(self) -> int:
+        return int(torch.count_nonzero(self.targets))
+
+    def part(self, number: int, n_parts: int) -> "Batch":
+        """Every n_parts-th row, from row `number` on: rows of each length in every part."""
+        return Batch(*(column[number::n_parts] for column in self))
 
 
 def windows(interactions: Interactions, max_length: int = MAX_LENGTH) -> Windows:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from baselines.base import Ids, Recommender, recent
 from baselines.data import Validation
+from baselines.distributed import n_ranks, rank, total
 
 
 @dataclass(frozen=True)
@@ -205,12 +206,13 @@ def validator(
     max_length: int = 50,
     block: int = 256,
     max_users: int = 5000,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Callable[[], float]:
     """A function that measures NDCG@k of the network as it is now, by exact full ranking.
 
     encode(users (B,), items (B, L)) -> (B, d) or (B, I, d); table() -> (n_items + 1, d). Of more than
-    `max_users` users every so-many-th is measured, always the same. Users go in blocks of similar length.
+    `max_users` users every so-many-th is measured, always the same. Users go in blocks of similar length,
+    which the ranks of a distributed training divide among them.
     """
     n = len(validation.users)
     chosen = np.arange(n) if n <= max_users else np.linspace(0, n - 1, max_users).astype(np.int64)
@@ -218,7 +220,7 @@ def validator(
     n_items = np.count_nonzero(histories, axis=1)
     by_length = np.argsort(n_items, kind="stable")
     parts = []
-    for start in range(0, len(by_length), block):
+    for start in range(rank() * block, len(by_length), n_ranks() * block):
         rows = by_length[start : start + block]
         longest = max(1, int(n_items[rows].max()))
         seen = histories[rows, :longest] if validation.exclude_history else np.zeros((len(rows), 1), np.int64)
@@ -233,7 +235,9 @@ def validator(
     @torch.no_grad()
     def measure() -> float:
         ranks = [exact_ranks(encode(u, h), table(), t, seen).cpu().numpy() for u, h, t, seen in parts]
-        return float(gains(np.concatenate(ranks), k).mean())
+        own = gains(np.concatenate([np.zeros(0, np.int64), *ranks]), k)
+        gained, n_users = total(float(own.sum()), len(own))
+        return gained / n_users
 
     return measure
 

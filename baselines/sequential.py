@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from baselines.base import Ids, Interactions, Progress, State, recent, silent, without
 from baselines.batches import Batch, uniform_negatives, windows
-from baselines.checkpoint import load_checkpoint, restore, save_checkpoint
+from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, settings_of
 from baselines.data import Validation, hold_out
+from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
 from baselines.losses import FullSoftmax, bce_with_negatives, sampled_softmax
 from baselines.toplist import padded_width, top_items
@@ -29,6 +30,9 @@ BLOCK = 64
 
 WIDTHS = (12, 50)
 """Columns of a history in a block; a history takes the first width that holds it."""
+
+HEADER = ("settings", "training", "n_users", "n_items", "data_hash", "extra")
+"""What the header of a checkpoint must tell to load it."""
 
 MAX_K = 50
 MAX_SINCE = 100
@@ -182,7 +186,7 @@ class SequentialRecommender:
                 network.table,
                 validation,
                 max_users=training.evaluate_users,
-                device=training.device,
+                device=local_device(training.device),
             )
         run = train(
             network,
@@ -193,6 +197,7 @@ class SequentialRecommender:
             label=label or f"fit {self.name}",
             progress=progress,
             resume=resume,
+            made_of=asdict(self.settings),
         )
         self.runs.append(run)
         return run
@@ -254,7 +259,7 @@ class SequentialRecommender:
     @torch.no_grad()
     def encode_block(self, network: SequenceNetwork, users: Ids, histories: Ids) -> Tensor:
         """network.encode of one block of exactly 64 rows."""
-        device = self.training.device
+        device = network.items.weight.device
         users = np.where((users >= 0) & (users < self.n_users), users, -1)
         with torch_threads(self.training.threads):
             return network.encode(torch.from_numpy(users).to(device), torch.from_numpy(histories).to(device))
@@ -295,24 +300,43 @@ class SequentialRecommender:
         save_checkpoint(path, {**weights, "item_counts": torch.from_numpy(self._item_counts)}, header)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The fitted model. Raises ValueError where the file is missing, damaged or foreign."""
+    def load(cls, path: str | Path, *, device: str | None = None) -> Self:
+        """The fitted model on a device: by default the one it was trained on, or the CPU where that is not
+        there. Raises ValueError where the file is missing, damaged, foreign or of another version."""
         tensors, header = load_checkpoint(path, cls.name)
-        model = cls(_settings(cls.settings_type, header["settings"]), TrainingSettings(**header["training"]))
+        absent = {*HEADER, "item_counts"} - {*header, *tensors}
+        if absent:
+            raise ValueError(
+                f"{path} lacks {', '.join(sorted(absent))}, so another version of this program wrote it; "
+                "train the model again"
+            )
+        training = settings_of(TrainingSettings, header["training"], path)
+        model = cls(
+            settings_of(cls.settings_type, header["settings"], path),
+            replace(training, device=device or usable_device(training.device)),
+        )
         model.n_users, model.n_items = header["n_users"], header["n_items"]
         model.data_hash = header["data_hash"]
         model._item_counts = tensors.pop("item_counts").numpy()
-        model.runs = [TrainingRun(tuple(Epoch(*e) for e in epochs), best) for epochs, best in header["runs"]]
-        model.restore_extra(header["extra"])
-        with seeded(0):
-            network = model.build(model.n_users, model.n_items)
+        try:
+            model.runs = [
+                TrainingRun(tuple(Epoch(*e) for e in epochs), best) for epochs, best in header["runs"]
+            ]
+            model.restore_extra(header["extra"])
+            with seeded(0):
+                network = model.build(model.n_users, model.n_items)
+        except (LookupError, TypeError) as error:
+            raise ValueError(
+                f"{path} describes its model in a way that this version does not know ({error!r}); train the "
+                "model again"
+            ) from error
         restore(network, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, path)
         model._ready(network)
         return model
 
     def _ready(self, network: SequenceNetwork) -> None:
         """Prepare serving: the item table by columns, and score buffers that every block reuses."""
-        self.network = network.to(self.training.device).eval()
+        self.network = network.to(local_device(self.training.device)).eval()
         table = network.table().detach()
         width = padded_width(len(table))
         self._items_by_column = table.new_zeros(table.shape[1], width)
@@ -349,9 +373,3 @@ def blocks(lengths: Ids) -> Iterator[tuple[int, Ids]]:
         rows = np.flatnonzero(width_of == number)
         for start in range(0, len(rows), BLOCK):
             yield width, rows[start : start + BLOCK]
-
-
-def _settings(settings_type: type, fields: dict[str, Any]) -> Any:
-    if isinstance(fields.get("loss"), dict):
-        fields = {**fields, "loss": LossSettings(**fields["loss"])}
-    return settings_type(**fields)

@@ -2,15 +2,20 @@
 
 A stage of training is a call: train(network, windows(interactions), loss, settings, validate=...). Models
 with several stages call it several times with other losses; nothing is inherited.
+
+Under torchrun (baselines.distributed) each rank takes a part of every batch; `batch_targets` is the whole
+batch, so any number of ranks trains the same way, up to the draws of dropout and negatives.
 """
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +23,16 @@ from torch import Tensor, nn
 
 from baselines.base import Progress, silent
 from baselines.batches import Batch, Windows, batches
-from baselines.checkpoint import load_checkpoint, save_checkpoint
+from baselines.checkpoint import load_checkpoint, restore, save_checkpoint
+from baselines.distributed import (
+    average_gradients,
+    copy_first,
+    from_first,
+    local_device,
+    n_ranks,
+    rank,
+    total,
+)
 
 Loss = Callable[[Batch, torch.Generator], Tensor]
 """Mean loss of a batch; draws (negatives) come from the generator, dropout from torch's own seeded stream."""
@@ -84,7 +98,7 @@ class TrainingSettings:
 
 
 class Epoch(NamedTuple):
-    """What one epoch cost and gave; `value` is the validation's, None without one."""
+    """What one epoch cost, over all ranks, and gave; `value` is the validation's, None without one."""
 
     number: int
     loss: float
@@ -113,31 +127,42 @@ def train(
     label: str = "fit",
     progress: Progress = silent,
     resume: str | Path | None = None,
+    made_of: Mapping[str, Any] | None = None,
 ) -> TrainingRun:
     """Train `network` in place with Adam and leave it in eval mode with the weights of its best epoch (the
     last one without `validate`). With averaging, the averaged weights are what is validated and kept.
 
     Each epoch draws from streams seeded by (seed, epoch), so a run that is resumed from the file `resume`
-    (written after every epoch where given) ends in the same weights. Raises ValueError for empty data and
-    ArithmeticError when the loss is no longer a number.
+    (written after every epoch where given) ends in the same weights. A file that is of other settings,
+    interactions, number of ranks or `made_of` (JSON values: what the network and the loss are made of) is
+    refused. Raises ValueError for that and for empty data, ArithmeticError when the loss is no longer a
+    number.
     """
     if not len(windows.users):
         raise ValueError("nothing to learn from: no user has two interactions")
-    network.to(settings.device)
+    device = local_device(settings.device)
+    network.to(device)
+    copy_first(network.state_dict().values())
     state = _State(network, settings)
-    if resume is not None and Path(resume).exists():
-        state.load(resume, label)
-    with torch_threads(settings.threads), torch.random.fork_rng(devices=[]):
+    identity: dict[str, Any] = {}
+    if resume is not None:
+        identity = _identity(network, windows, settings, made_of or {})
+        found = from_first(lambda: load_checkpoint(resume, label) if Path(resume).exists() else None)
+        if found is not None:
+            state.load(*found, identity, resume)
+    with torch_threads(settings.threads), _kept_streams(device):
         while not state.finished():
             started = time.process_time()
-            mean_loss = _epoch(state, windows, loss, len(state.epochs) + 1)
+            mean_loss = _epoch(state, windows, loss, len(state.epochs) + 1, device)
             network.eval()
             with state.averaged():
-                value = None if validate is None else validate()
-                state.close(mean_loss, value, time.process_time() - started)
-            if resume is not None:
-                state.save(resume, label)
-            progress(f"{label}: {_describe(state.epochs[-1])}", len(state.epochs) / settings.epochs)
+                own = None if validate is None else validate()
+                value = from_first(lambda: own)  # noqa: B023 - called at once
+                state.close(mean_loss, value, *total(time.process_time() - started))
+            if resume is not None and rank() == 0:
+                state.save(resume, label, identity)
+            if rank() == 0:
+                progress(f"{label}: {_describe(state.epochs[-1])}", len(state.epochs) / settings.epochs)
     network.load_state_dict(state.best_weights)
     network.eval()
     return TrainingRun(tuple(state.epochs), state.best)
@@ -156,9 +181,16 @@ def torch_threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's global stream is seeded inside (initial weights) and untouched outside."""
+    """torch's global stream on the CPU is seeded inside (initial weights) and untouched outside."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _kept_streams(device: torch.device) -> Iterator[None]:
+    """torch's global streams on the CPU and on `device` are untouched outside."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device.index]):
         yield
 
 
@@ -215,27 +247,23 @@ class _State:
         n = len(self.epochs)
         return n >= self.settings.epochs or (n > 0 and n - self.best >= self.settings.patience)
 
-    def save(self, path: str | Path, label: str) -> None:
+    def save(self, path: str | Path, label: str, identity: dict[str, Any]) -> None:
         tensors = {f"now.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         if self.settings.averaging:
             tensors |= {f"average.{number}": tensor for number, tensor in enumerate(self.average)}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
-        header = {
-            "model": label,
-            "training": asdict(self.settings),
-            "steps": self.steps,
-            "epochs": self.epochs,
-            "best": self.best,
-        }
+        reached = {"steps": self.steps, "epochs": self.epochs, "best": self.best}
+        header = {"model": label, **identity, "reached": reached}
         save_checkpoint(path, {name: tensor.clone() for name, tensor in tensors.items()}, header)
 
-    def load(self, path: str | Path, label: str) -> None:
-        tensors, header = load_checkpoint(path, label)
-        if header["training"] != asdict(self.settings):
-            raise ValueError(f"{path} was written under other training settings; delete it to start again")
-        self.network.load_state_dict(_part(tensors, "now."))
+    def load(
+        self, tensors: dict[str, Tensor], header: dict[str, Any], identity: dict[str, Any], path: str | Path
+    ) -> None:
+        _check_identity(header, identity, path)
+        reached = header["reached"]
+        restore(self.network, _part(tensors, "now."), path)
         state = self.optimizer.state_dict()
         state["state"] = {}
         for name, tensor in _part(tensors, "adam.").items():
@@ -244,31 +272,79 @@ class _State:
         self.optimizer.load_state_dict(state)
         for name, tensor in _part(tensors, "average.").items():
             self.average[int(name)].copy_(tensor)
-        self.steps = header["steps"]
-        self.epochs = [Epoch(*epoch) for epoch in header["epochs"]]
-        self.best, self.best_weights = header["best"], _part(tensors, "best.")
+        self.steps, self.best = reached["steps"], reached["best"]
+        self.epochs = [Epoch(*epoch) for epoch in reached["epochs"]]
+        self.best_weights = _part(tensors, "best.")
 
 
-def _epoch(state: _State, windows: Windows, loss: Loss, number: int) -> float:
-    """Train for one epoch; its mean loss."""
+def _identity(
+    network: nn.Module, windows: Windows, settings: TrainingSettings, made_of: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a resume file and the training that continues it must have in common, as JSON returns it."""
+    weights = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        weights.update(tensor.cpu().numpy().tobytes())
+    identity = {
+        "interactions": windows.content_hash(),
+        "training": asdict(settings),
+        "made_of": dict(made_of),
+        "first_weights": weights.hexdigest()[:32],
+        "processes": n_ranks(),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(identity))
+    return found
+
+
+def _check_identity(header: dict[str, Any], identity: dict[str, Any], path: str | Path) -> None:
+    if not {*identity, "reached"} <= set(header):
+        raise ValueError(f"{path} was written by another version of this program; delete it to start again")
+    if header["interactions"] != identity["interactions"]:
+        raise ValueError(f"{path} was written for other interactions; delete it to start again")
+    for part, words in (("training", "other training settings"), ("made_of", "other settings of the model")):
+        then, now = header[part], identity[part]
+        differ = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        if differ:
+            changes = ", ".join(f"{name} {then.get(name)!r}, now {now.get(name)!r}" for name in differ)
+            raise ValueError(f"{path} was written under {words} ({changes}); delete it to start again")
+    if header["first_weights"] != identity["first_weights"]:
+        raise ValueError(f"{path} was written for a training that began with other weights; delete it")
+    if header["processes"] != identity["processes"]:
+        raise ValueError(
+            f"{path} was written by {header['processes']} processes, and these are {identity['processes']}; "
+            "start as many as then, or delete it to start again"
+        )
+
+
+def _epoch(state: _State, windows: Windows, loss: Loss, number: int, device: torch.device) -> float:
+    """Train for one epoch; its mean loss. All ranks draw the same batches, and each its own dropout and
+    negatives."""
     settings = state.settings
-    torch.manual_seed(_stream(settings.seed, number, 0))
-    generator = torch.Generator(settings.device).manual_seed(_stream(settings.seed, number, 1))
+    torch.manual_seed(_stream(settings.seed, number, 0 + 3 * rank()))
+    generator = torch.Generator(device).manual_seed(_stream(settings.seed, number, 1 + 3 * rank()))
     order = np.random.default_rng(_stream(settings.seed, number, 2))
     state.network.train()
-    total = torch.zeros((), device=settings.device)
+    sum_of_losses = torch.zeros((), device=device)
     n_batches = 0
     for batch in batches(windows, settings.batch_targets, order, settings.max_targets):
-        value = loss(batch.to(settings.device), generator)
         state.optimizer.zero_grad(set_to_none=False)
-        value.backward()
+        sum_of_losses += _gradients(state.network, batch, loss, generator)
         state.step(number)
-        total += value.detach()
         n_batches += 1
-    mean = float(total) / n_batches
+    mean = float(sum_of_losses) / n_batches
     if not np.isfinite(mean):
         raise ArithmeticError(f"the loss of epoch {number} is {mean}; try a lower lr than {settings.lr}")
     return mean
+
+
+def _gradients(network: nn.Module, batch: Batch, loss: Loss, generator: torch.Generator) -> Tensor:
+    """Leave the gradients of the batch's mean loss in the network; that loss."""
+    own = batch.part(rank(), n_ranks())
+    value = torch.zeros((), device=generator.device)
+    if len(own.users):  # a batch may have fewer rows than there are ranks
+        value = loss(own.to(generator.device), generator)
+        value.backward()
+    share = own.n_targets / batch.n_targets
+    return average_gradients(list(network.parameters()), value.detach(), share)
 
 
 def _stream(seed: int, epoch: int, purpose: int) -> int:

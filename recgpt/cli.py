@@ -6,9 +6,10 @@ torch takes seconds to import, so everything heavy is imported inside the comman
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
 MAX_LIST = 50
+RANK_PATIENCE_S = 5
 PROMPT_OPTIONS = ("tune_epochs", "prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
 REVIEW_FORMATS = ("amazon-json", "amazon-csv", "amazon-csv-2018", "yelp-json", "table")
 
 
 class _Sentence(click.ClickException):
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Under torchrun the first process speaks for all: it fails for the same reason, and torchrun stops
+        the others while they wait. One that goes on living failed alone and says so."""
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(RANK_PATIENCE_S)
+        super().show(file)
 
 
 class _Commands(click.Group):
@@ -106,6 +115,7 @@ def data_file(command: Callable[..., None]) -> Callable[..., None]:
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """How to train: a preset, and what is to differ from it."""
+    devices, device = click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is a GPU."
     preset_help = "best: what validation chose; paper: the published method; authors: their published code."
     options = [
         click.option("--preset", type=click.Choice(["best", "paper", "authors"]), default="best",
@@ -117,6 +127,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+        click.option("--device", type=devices, default="auto", show_default=True, help=device),
     ]  # fmt: skip
     return _all(options, command)
 
@@ -161,6 +172,9 @@ def main() -> None:
     DATA is a text file with one user a line, `user item item ...`, oldest item first, ids from 1 (`recgpt
     prepare` makes it of raw reviews), or a .csv, .csv.gz or .parquet table with --columns. The last item of
     each user is held out for the test and the one before it for validation; only the rest trains.
+
+    With several GPUs or machines, torchrun starts pretrain, tune and eval in as many processes, which divide
+    each batch among them: torchrun --nproc-per-node 2 -m recgpt.cli pretrain ...
 
     \b
     Examples:
@@ -245,11 +259,11 @@ def pretrain(data: Path, out: Path, preset: str, **options: Any) -> None:
 
     sizes = _given(options, "dim", "layers", "dropout", "loss", "negatives", "user_vectors")
     split = _leave_one_out(data)
-    model = untrained("recgpt", preset, training=_given(options), settings=_with_loss(sizes))
+    model = untrained("recgpt", preset, training=_training(options), settings=_with_loss(sizes))
     model.resume_folder = out
     model.pretrain(split.train, _progress, validation=split.valid)
     model.save(out / PRETRAINED)
-    click.echo(f"{out / PRETRAINED}: {_summary(model)}")
+    _say(f"{out / PRETRAINED}: {_summary(model)}")
 
 
 @main.command()
@@ -263,6 +277,7 @@ def pretrain(data: Path, out: Path, preset: str, **options: Any) -> None:
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Rate.  [the checkpoint's]")
 @click.option("--patience", type=click.IntRange(1), help="[the checkpoint's]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @prompt_options
 @debug
 def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) -> None:
@@ -278,9 +293,10 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
 
     from recgpt.recommender import RecGPT
 
-    model = RecGPT.load(source / PRETRAINED)
+    training = _training(options, "patience", "threads", "device")
+    model = RecGPT.load(source / PRETRAINED, device=training["device"])
     split = _leave_one_out(data)
-    model.training = replace(model.training, **_given(options, "patience", "threads"))
+    model.training = replace(model.training, **training)
     changes = _given(options)
     if lr is not None:
         changes["tune_lr_factor"] = lr / model.training.lr
@@ -290,7 +306,7 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
         RecGPT.load(source / PRETRAINED).save(out / PRETRAINED)
     model.tune(split.train, _progress, validation=split.valid)
     model.save(out / TUNED)
-    click.echo(f"{out / TUNED}: {_summary(model)}")
+    _say(f"{out / TUNED}: {_summary(model)}")
 
 
 @main.command("eval")
@@ -336,14 +352,14 @@ def evaluate(
     names = _known_models(models)
     split = _leave_one_out(data, exclude_history=masking == "seen")
     held_out = split.test if which == "test" else split.valid
+    tuning = _given(options, *PROMPT_OPTIONS)
+    training = _training(options)
     rows: list[Row] = []
     if checkpoint is not None:
-        rows = _checkpoint_rows(checkpoint, split, held_out, recall)
+        rows = _checkpoint_rows(checkpoint, split, held_out, recall, training["device"])
     else:
-        tuning = _given(options, *PROMPT_OPTIONS)
         if recall is not None:
             tuning["second_share"] = recall[1] / sum(recall)
-        training = _given(options)
         untrained_models = [
             untrained(name, preset, training=training, settings=tuning if name == "recgpt" else None)
             for name in names
@@ -351,7 +367,7 @@ def evaluate(
         for model in untrained_models:
             rows += train_and_measure(model, split, held_out, progress=_progress)
     found = {"data": data.stem, "split": which, "masking": masking, "results": document(rows)}
-    click.echo(json.dumps(found, indent=2) if as_json else _table(found))
+    _say(json.dumps(found, indent=2) if as_json else _table(found))
 
 
 @main.command()
@@ -469,7 +485,7 @@ def _leave_one_out(data: Path, *, exclude_history: bool = True) -> "Split":
 
 
 def _checkpoint_rows(
-    folder: Path, split: "Split", held_out: Any, recall: tuple[int, int] | None
+    folder: Path, split: "Split", held_out: Any, recall: tuple[int, int] | None, device: str
 ) -> "list[Row]":
     from recgpt.recommender import RecGPT
     from recgpt.stages import measure
@@ -478,7 +494,7 @@ def _checkpoint_rows(
     for name in (PRETRAINED, TUNED):
         if name == TUNED and not (folder / TUNED).exists():
             continue
-        model = RecGPT.load(folder / name)
+        model = RecGPT.load(folder / name, device=device)
         if model.data_hash != split.train.content_hash():
             raise ValueError(f"{folder / name} was trained on other data than the training part of this file")
         if recall is not None:
@@ -503,6 +519,14 @@ def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The options of these names (all that are left, where none is named) that were given, taken out."""
     taken = {name: options.pop(name) for name in names or list(options)}
     return {name: value for name, value in taken.items() if value not in (None, False)}
+
+
+def _training(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """As `_given`, for fields of TrainingSettings; the device is one that is there."""
+    from baselines.distributed import pick_device
+
+    given = _given(options, *names)
+    return {**given, "device": pick_device(given["device"])}
 
 
 def _with_loss(settings: dict[str, Any]) -> dict[str, Any]:
@@ -585,7 +609,15 @@ def _user_indices(users: str | None, read: "Renumbered") -> Any:
 
 
 def _progress(stage: str, fraction: float) -> None:
-    click.echo(f"{fraction:4.0%} {stage}", err=True)
+    _say(f"{fraction:4.0%} {stage}", err=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Under torchrun the first process says it for all."""
+    from baselines.distributed import rank
+
+    if rank() == 0:
+        click.echo(text, err=err)
 
 
 def _summary(model: "RecGPT") -> str:
@@ -630,3 +662,7 @@ def _counts_table(counts: "Counts") -> str:
 def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
     first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
     return "  ".join([first.lstrip().ljust(widths[0]), *rest])
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baselines.base import Ids, Interactions, Progress, State, silent
 from baselines.data import Validation, hold_out
+from baselines.distributed import rank
 from baselines.sequential import (
     BLOCK,
     LossSettings,
@@ -240,7 +241,7 @@ class RecGPT(SequentialRecommender):
         self.stage(
             network, interactions, validation, loss, progress, training=training, label=label, resume=resume
         )
-        if resume is not None:
+        if resume is not None and rank() == 0:
             resume.unlink(missing_ok=True)
 
     def _choose(self, validation: Validation) -> dict[int, Split]:
@@ -266,7 +267,8 @@ class RecGPT(SequentialRecommender):
     @torch.no_grad()
     def _both_vectors(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor, Tensor]]:
         """As `vectors`, in the same blocks: (rows, vectors of step 1 (64, D), vectors of step 2 (64, D))."""
-        network, device = _decoder(self._fitted()), self.training.device
+        network = _decoder(self._fitted())
+        device = network.items.weight.device
         known = self._known(histories)
         for width, rows in blocks(np.count_nonzero(known, axis=1)):
             user = np.full(BLOCK, -1, np.int64)
