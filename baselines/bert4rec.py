@@ -1,14 +1,14 @@
 """BERT4Rec: items are masked and found again from both sides (Sun et al., 2019, arXiv 1904.06690).
 
-Training hides round(rho n) of the n items of a window behind a mask token and predicts each from what is left on
-both sides (the Cloze task, eq. 8); a share of the windows hides its last item alone, which is the task of
-serving ("fine-tuning" in section 3.6, mixed in throughout as in the authors' data). To recommend, a mask token is
-appended to the history. Output layer as in eq. 7: softmax(GELU(h W + b) E^T + b_O), with the LayerNorm after
-the GELU that the authors' code has.
+Training hides round(rho n) of the n items of a window behind a mask token and predicts each from what is
+left on both sides (the Cloze task, eq. 8); a share of the windows hides its last item alone, which is the task
+of serving ("fine-tuning" in section 3.6, mixed in throughout as in the authors' data). To recommend, a mask
+token is appended to the history. Output layer as in eq. 7: softmax(GELU(h W + b) E^T + b_O), with the LayerNorm
+after the GELU that the authors' code has.
 
 Departures: masks are drawn anew in every epoch, where the authors store ten copies; Adam at a constant rate
-without the L2 weight of .01, warm-up and clipping; the loss may be over negatives. The mask token is a vector of
-its own, no row of the item table, so it cannot be scored.
+without the L2 weight of .01, warm-up and clipping; the loss may be over negatives. The mask token is a vector
+of its own, no row of the item table, so it cannot be scored.
 """
 
 from dataclasses import dataclass

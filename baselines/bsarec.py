@@ -6,13 +6,13 @@ low(x) keeps the lowest c // 2 + 1 frequencies of the Fourier transform over a w
 the rest; beta^2 is learned for each dimension (eqs. 5 to 8).
 
 Departure: the authors train each prefix as a sequence of its own, right-aligned in the window, because the
-low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of slot t is
-what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before it. That is a
-linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state. In
-the first layer it is the authors' value for that prefix exactly, but for their pads, which are not zero vectors.
-In further layers the inputs at earlier slots are those of the earlier prefixes, where the authors filter the whole
-prefix again. A pass costs as much as SASRec's; their way costs T times as many. Positions count from the start
-of the window, as in the other models here.
+low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of slot t
+is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before it. That is
+a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state.
+In the first layer it is the authors' value for that prefix exactly, but for their pads, which are not zero
+vectors. In further layers the inputs at earlier slots are those of the earlier prefixes, where the authors
+filter the whole prefix again. A window of T items costs one pass, their way T. Positions count from the start of
+the window, as in the other models here.
 """
 
 import math

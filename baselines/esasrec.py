@@ -6,11 +6,12 @@ feed-forward without biases:
 
     x <- x + sigmoid(x W_1) * attention(LN(x));    x <- x + sigmoid(x W_2) * SwiGLU(LN(x))
 
-With the loss "bce" the model is gSASRec's objective (Petrov and Macdonald, 2023, arXiv 2308.07192) on these layers:
-BCE over n_negatives with the calibration t.
+With the loss "bce" these layers are trained as gSASRec (Petrov and Macdonald, 2023, arXiv 2308.07192): gBCE,
+that is BCE over n_negatives with the calibration t.
 
-Departures: a LayerNorm after the last layer, N(0, .02) weights and positions counted from the start of the window,
-as in the other models here; negatives are shared by the batch, for gBCE too, which makes their logits one product.
+Departures: a LayerNorm after the last layer, N(0, .02) weights and positions counted from the start of the
+window, as in the other models here; negatives are shared by the batch, for gBCE too, which makes their logits
+one product.
 """
 
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ def calibrated_bce(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor,
     """gBCE: -(beta log s(target) + sum log(1 - s(negative))) / (K + 1), the mean over slots.
 
     h (N, d), targets (N,), negatives (K,), shared. beta = a (t (1 - 1/a) + 1/a) with the sampling rate
-    a = K / (n_items - 1) undoes a part t of the overconfidence that comes from sampling. A negative that is a slot's
-    target by accident does not count.
+    a = K / (n_items - 1) undoes a part t of the overconfidence that comes from sampling. A negative that is a
+    slot's target by accident does not count.
     """
     rate = min(1.0, len(negatives) / max(1, len(table) - 2))  # n_items - 1 items are no target
     beta = rate * (t * (1 - 1 / rate) + 1 / rate)

@@ -1,8 +1,8 @@
 """Parts of a transformer: attention (causal, or both ways), feed-forward, the block, initial weights.
 
 Batches are right-padded. Under causal attention a real slot sees only slots before it, all of them real, so
-there is no padding mask; what stands in pad slots is arbitrary and must not be read. Where attention goes both
-ways the real slots are given as a mask.
+there is no padding mask; what stands in pad slots is arbitrary and must not be read. Where attention goes
+both ways the real slots are given as a mask.
 """
 
 import torch

@@ -3,13 +3,13 @@
 Stage 1 pre-trains the encoder with attention both ways on whole windows, by
 - MIP, masked item prediction (eq. 7): hidden items against a negative;
 - SP, segment prediction (eq. 11): a window without a stretch of it against that stretch and a foreign one;
-and, where item attributes are given, AAP (eq. 5: the attributes of an item) and MAP (eq. 9: those of a hidden item).
-Stage 2 trains the same weights on as SASRec. Without attributes this is the variant that later papers call
-S3-Rec (IPS).
+and, where item attributes are given, AAP (eq. 5: the attributes of an item) and MAP (eq. 9: those of a hidden
+item). Stage 2 trains the same weights on as SASRec. Without attributes this is the variant that later papers
+call S3-Rec (IPS).
 
-Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their positions, where
-the authors fill up with mask tokens: two passes over half windows saved. A foreign segment comes from another row of
-the batch. Scores go into log s(positive - negative) as they are, where the authors' code squashes each by a
+Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their positions,
+where the authors fill up with mask tokens to the length of the window. A foreign segment comes from another row
+of the batch. Scores go into log s(positive - negative) as they are, where the authors' code squashes each by a
 sigmoid before. With a softmax as `loss`, MIP takes that loss too. AAP reads the item's embedding as the paper
 says; the authors' code reads its contextual state. Fine-tuning is this project's SASRec (see there).
 """
@@ -87,7 +87,7 @@ class S3RecNetwork(SASRecNetwork):
         count from start[b]."""
         position = torch.arange(items.shape[1], device=items.device)
         if start is not None:
-            position = position + start[:, None]
+            position = (position + start[:, None]).clamp_max(MAX_LENGTH)  # pads may reach past the end
         x = torch.where(hidden[:, :, None], self.mask.weight, self.items(items))
         x = self.drop(self.norm(x + self.positions(position)))
         for block in self.blocks:
@@ -145,8 +145,8 @@ class S3Rec(SequentialRecommender):
             self.attributes.ndim != 2 or len(self.attributes) != n_items + 1 or self.attributes.min() < 0
         ):
             raise ValueError(
-                f"attributes of shape {self.attributes.shape} for {n_items} items; give ids of 0 (none) and up, "
-                f"a row for each item and row 0 for padding: ({n_items + 1}, A)"
+                f"attributes of shape {self.attributes.shape} for {n_items} items; give ids of 0 (none) and "
+                f"up, a row for each item and row 0 for padding: ({n_items + 1}, A)"
             )
         return S3RecNetwork(n_items, self.settings, self.attributes)
 
