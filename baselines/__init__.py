@@ -12,6 +12,10 @@ MODELS = {
     "sasrec": "baselines.sasrec:SASRec",
     "comirec": "baselines.comirec:ComiRec",
     "comirec-sa": "baselines.comirec:ComiRecSA",
+    "bert4rec": "baselines.bert4rec:BERT4Rec",
+    "s3rec": "baselines.s3rec:S3Rec",
+    "esasrec": "baselines.esasrec:ESASRec",
+    "bsarec": "baselines.bsarec:BSARec",
 }
 
 

@@ -44,6 +44,10 @@ class Batch(NamedTuple):
     items: Tensor
     targets: Tensor
 
+    def whole(self) -> Tensor:
+        """The items with the last target at their end: (B, T + 1), for models that mask what they predict."""
+        return torch.cat((self.items[:, :1], self.targets), dim=1)
+
     def to(self, device: str | torch.device) -> "Batch":
         return Batch(self.users.to(device), self.items.to(device), self.targets.to(device))
 

@@ -1,7 +1,8 @@
-"""Parts of a decoder: causal attention, feed-forward, the block, item and position embeddings.
+"""Parts of a transformer: attention (causal, or both ways), feed-forward, the block, initial weights.
 
 Batches are right-padded. Under causal attention a real slot sees only slots before it, all of them real, so
-there is no padding mask; what stands in pad slots is arbitrary and must not be read.
+there is no padding mask; what stands in pad slots is arbitrary and must not be read. Where attention goes
+both ways the real slots are given as a mask.
 """
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 
 class CausalAttention(nn.Module):
-    """Multi-head softmax attention of each slot to itself and those before it."""
+    """Multi-head softmax attention of each slot to itself and those before it; to all real slots, before and
+    after, where forward is told which ones these are."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -21,13 +23,18 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """x (B, T, d) -> (B, T, d). real (B, T): both ways among the slots that are True, one or more a row;
+        None: causal."""
         q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))  # each (B, H, T, d/H)
         p = self.dropout if self.training else 0.0
-        return self.out(_join(F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)))
+        seen = None if real is None else real[:, None, None]
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p, is_causal=real is None)
+        return self.out(_join(a))
 
     def at(self, x: Tensor, last: Tensor) -> Tensor:
-        """The row of slot last[b] of forward(x) alone, at a T-th of the cost: (B, 1, d).
+        """The row of slot last[b] of forward(x) alone, at a T-th of the cost: (B, 1, d). Where it is the last
+        real slot, causal and both ways are the same.
 
         Written out, because scaled_dot_product_attention with one query and two threads gives a row other
         last bits in another place of the batch.
@@ -63,8 +70,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.norm1(x + self.drop(self.attention(x)))
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        a = self.norm1(x + self.drop(self.attention(x, real)))
         y: Tensor = self.norm2(a + self.feed_forward(a))
         return y
 

@@ -16,6 +16,8 @@ from baselines.base import Interactions
 
 EVERY_MODEL = [*MODELS, *(["recgpt"] if importlib.util.find_spec("recgpt.recommender") else [])]
 N_USERS, N_ITEMS, LENGTH = 120, 40, 14
+OTHER_SIZES = {"bert4rec": {"dim": 64, "lr": 3e-3}}
+"""Of models that learn a toy world too slowly at the common ones."""
 
 
 def model_class(name: str) -> Any:
@@ -31,9 +33,11 @@ def small_model(name: str, *, seed: int = 0, epochs: int = 15) -> Any:
     from baselines.training import TrainingSettings
 
     loss = LossSettings("sampled", 30)
-    sizes = replace(cls.settings_type(), dim=16, dropout=0.1, loss=loss)
+    other = OTHER_SIZES.get(name, {})
+    sizes = replace(cls.settings_type(), dim=other.get("dim", 16), dropout=0.1, loss=loss)
+    lr = other.get("lr", 1e-2)
     training = TrainingSettings(
-        epochs=epochs, batch_targets=256, lr=1e-2, patience=100, validation_users=20, seed=seed, threads=1
+        epochs=epochs, batch_targets=256, lr=lr, patience=100, validation_users=20, seed=seed, threads=1
     )
     return cls(sizes, training)
 

@@ -1,0 +1,156 @@
+"""BSARec: a frequency filter beside self-attention in each layer (Shin et al., 2024, arXiv 2312.10325).
+
+    a = alpha LN(x + low(x) + beta^2 high(x)) + (1 - alpha) LN(x + attention(x)),  then a feed-forward
+
+low(x) keeps the lowest c // 2 + 1 frequencies of the Fourier transform over a window of 50 slots, high(x) is
+the rest; beta^2 is learned for each dimension (eqs. 5 to 8).
+
+Departure: the authors train each prefix as a sequence of its own, right-aligned in the window, because the
+low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of slot t
+is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before it. That is
+a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state.
+In the first layer it is the authors' value for that prefix exactly, but for their pads, which are not zero
+vectors. In further layers the inputs at earlier slots are those of the earlier prefixes, where the authors
+filter the whole prefix again. A window of T items costs one pass, their way T. Positions count from the start of
+the window, as in the other models here.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from baselines.base import MAX_LENGTH
+from baselines.batches import Batch
+from baselines.layers import CausalAttention, FeedForward, initialise, last_slot, take
+from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class BSARecSettings:
+    dim: int = 64
+    layers: int = 2
+    heads: int = 1
+    dropout: float = 0.2
+    attention_dropout: float | None = None  # None = as `dropout`
+    alpha: float = 0.7  # the filter's part of a layer; the rest is attention's
+    cutoff: int = 5  # c: frequencies up to c // 2 waves in 50 slots are low
+    loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be 0 (attention only) to 1 (filter only)")
+        if not 0 <= self.cutoff <= MAX_LENGTH:
+            raise ValueError(f"cutoff is {self.cutoff}; it must be 0 to {MAX_LENGTH}")
+
+
+class FrequencyFilter(nn.Module):
+    """LN(x + low(x) + beta^2 high(x)), each slot as the last of its prefix."""
+
+    low_pass: Tensor
+
+    def __init__(self, dim: int, cutoff: int, dropout: float) -> None:
+        super().__init__()
+        self.register_buffer("low_pass", last_slot_low_pass(cutoff // 2 + 1), persistent=False)
+        self.beta = nn.Parameter(torch.randn(dim))
+        self.norm = nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        return self._mix(x, self.low_pass[:n, :n] @ x)
+
+    def at(self, x: Tensor, last: Tensor) -> Tensor:
+        """The row of slot last[b] of forward(x) in eval mode: (B, 1, d)."""
+        return self._mix(take(x, last), self.low_pass[last, None, : x.shape[1]] @ x)
+
+    def _mix(self, x: Tensor, low: Tensor) -> Tensor:
+        y: Tensor = self.norm(x + self.drop(low + self.beta.square() * (x - low)))
+        return y
+
+
+class FilteredBlock(nn.Module):
+    def __init__(
+        self, dim: int, heads: int, dropout: float, attention_dropout: float, alpha: float, cutoff: int
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.filter = FrequencyFilter(dim, cutoff, dropout)
+        self.attention = CausalAttention(dim, heads, attention_dropout)
+        self.feed_forward = FeedForward(dim, 4 * dim, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._mix(self.filter(x), x + self.drop(self.attention(x)))
+
+    def at(self, x: Tensor, last: Tensor) -> Tensor:
+        """The row of slot last[b] of forward(x) in eval mode: (B, 1, d)."""
+        return self._mix(self.filter.at(x, last), take(x, last) + self.attention.at(x, last))
+
+    def _mix(self, filtered: Tensor, attended: Tensor) -> Tensor:
+        a = self.alpha * filtered + (1 - self.alpha) * self.norm1(attended)
+        y: Tensor = self.norm2(a + self.feed_forward(a))
+        return y
+
+
+class BSARecNetwork(SequenceNetwork):
+    def __init__(self, n_items: int, settings: BSARecSettings) -> None:
+        super().__init__()
+        s = settings
+        attention = s.dropout if s.attention_dropout is None else s.attention_dropout
+        self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
+        self.positions = nn.Embedding(MAX_LENGTH, s.dim)
+        self.norm = nn.LayerNorm(s.dim)
+        self.drop = nn.Dropout(s.dropout)
+        self.blocks = nn.ModuleList(
+            FilteredBlock(s.dim, s.heads, s.dropout, attention, s.alpha, s.cutoff) for _ in range(s.layers)
+        )
+        self.next_item_loss = NextItemLoss(s.loss)
+        initialise(self)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        x = self._embed(batch.items)
+        for block in self.blocks:
+            x = block(x)
+        real = batch.targets > 0
+        return self.next_item_loss(x[real], self.table(), batch.targets[real], generator)
+
+    def encode(self, users: Tensor, items: Tensor) -> Tensor:
+        x = self._embed(items)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last: FilteredBlock = self.blocks[-1]  # type: ignore[assignment]
+        return last.at(x, last_slot(items))[:, 0]
+
+    def _embed(self, items: Tensor) -> Tensor:
+        position = torch.arange(items.shape[1], device=items.device)
+        x: Tensor = self.drop(self.norm(self.items(items) + self.positions(position)))
+        return x
+
+
+class BSARec(SequentialRecommender):
+    name = "bsarec"
+    settings_type = BSARecSettings
+
+    def build(self, n_users: int, n_items: int) -> BSARecNetwork:
+        return BSARecNetwork(n_items, self.settings)
+
+
+def last_slot_low_pass(n_frequencies: int, window: int = MAX_LENGTH) -> Tensor:
+    """The matrix (window, window) whose row t is the low-pass, at its last slot, of the first t + 1 inputs
+    right-aligned in a window of zeros.
+
+    A low-pass by Fourier transform is a circular convolution with the Dirichlet kernel; at the last slot the
+    input of age j has the kernel's j-th weight, whatever the length of the prefix.
+    """
+    age = torch.arange(window, dtype=torch.float64)
+    kernel = torch.zeros(window, dtype=torch.float64)
+    for frequency in range(min(n_frequencies, window // 2 + 1)):
+        twice = 1 if frequency == 0 or 2 * frequency == window else 2  # with its negative frequency
+        kernel += twice * torch.cos(2 * math.pi * frequency * age / window) / window
+    slot = torch.arange(window)
+    lag = slot[:, None] - slot
+    return torch.where(lag >= 0, kernel[lag.clamp_min(0)], 0.0).float()
