@@ -80,6 +80,17 @@ def take(x: Tensor, last: Tensor) -> Tensor:
     return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
 
 
+def sigmoid_attention(query: Tensor, key: Tensor, weigh: Tensor, value: Tensor, ends: Tensor) -> Tensor:
+    """sum_j (weigh . sigmoid(query_p + key_j)) value_j over the slots j <= ends[p] of each prefix p, not
+    normalised (the attention of NARM and STAMP).
+
+    query (B, P, H), key (B, T, H), weigh (H,), value (B, T, D), ends (B, P) -> (B, P, D).
+    """
+    slot = torch.arange(key.shape[1], device=key.device)
+    weights = torch.sigmoid(query[:, :, None] + key[:, None]) @ weigh  # (B, P, T)
+    return weights.masked_fill(slot > ends[:, :, None], 0.0) @ value
+
+
 def last_slot(items: Tensor) -> Tensor:
     """The slot of the last item of left-aligned rows, 0 for empty ones: (B, T) -> (B,)."""
     return ((items != 0).sum(dim=1) - 1).clamp_min(0)
