@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.batches import Batch
-from baselines.layers import initialise
+from baselines.layers import UserVectors, initialise
 from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import TrainingSettings
 
@@ -35,7 +35,7 @@ class BPRNetwork(SequenceNetwork):
     def __init__(self, n_users: int, n_items: int, settings: BPRSettings) -> None:
         super().__init__()
         self.items = nn.Embedding(n_items + 1, settings.dim, padding_idx=0)
-        self.users = nn.Embedding(n_users, settings.dim)
+        self.users = UserVectors(n_users, settings.dim)
         self.drop = nn.Dropout(settings.dropout)
         self.l2 = settings.l2
         self.next_item_loss = NextItemLoss(settings.loss)
@@ -51,8 +51,8 @@ class BPRNetwork(SequenceNetwork):
         return value
 
     def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        known = self.users(users.clamp_min(0))
-        return torch.where(users[:, None] < 0, self.users.weight.mean(dim=0), known)  # (B, d)
+        vectors: Tensor = self.users(users)  # (B, d)
+        return vectors
 
 
 class BPR(SequentialRecommender):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.batches import Batch
-from baselines.layers import initialise, last_slot
+from baselines.layers import UserVectors, initialise, last_slot
 from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import TrainingSettings
 
@@ -47,7 +47,7 @@ class CaserNetwork(SequenceNetwork):
         s = settings
         self.window, self.ahead = s.window, s.ahead
         self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
-        self.users = nn.Embedding(n_users, s.dim)
+        self.users = UserVectors(n_users, s.dim)
         self.horizontal = nn.ModuleList(
             nn.Linear(height * s.dim, s.horizontal) for height in range(1, s.window + 1)
         )
@@ -77,9 +77,7 @@ class CaserNetwork(SequenceNetwork):
     def encode(self, users: Tensor, items: Tensor) -> Tensor:
         slot = last_slot(items)[:, None] + torch.arange(1 - self.window, 1, device=items.device)  # (B, L)
         image = self.items(torch.where(slot < 0, 0, items.gather(1, slot.clamp_min(0))))
-        known = self.users(users.clamp_min(0))
-        user = torch.where(users[:, None] < 0, self.users.weight.mean(dim=0), known)
-        return self.with_user(self.convolve(image), user)[:, 0]  # (B, 2 d + 1)
+        return self.with_user(self.convolve(image), self.users(users))[:, 0]  # (B, 2 d + 1)
 
     def convolve(self, x: Tensor) -> Tensor:
         """z of each image of L items in a row: (B, P + L - 1, d) -> (B, P, d)."""

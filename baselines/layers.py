@@ -1,9 +1,12 @@
-"""Parts of a decoder: causal attention, feed-forward, the block, item and position embeddings.
+"""Parts of networks: causal attention, feed-forward, the block, attention of NARM and STAMP, user vectors.
 
 Batches are right-padded. Under causal attention a real slot sees only slots before it, all of them real, so
 there is no padding mask; what stands in pad slots is arbitrary and must not be read.
 """
 
+from typing import Self
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +76,21 @@ class Block(nn.Module):
         a = self.norm1(take(x, last) + self.attention.at(x, last))
         y: Tensor = self.norm2(a + self.feed_forward(a))
         return y
+
+
+class UserVectors(nn.Embedding):
+    """A vector for each user of the training data; in eval mode -1, an unknown user, has their mean."""
+
+    def train(self, mode: bool = True) -> Self:
+        if not mode:  # once, not for every block, and by a sum that does not depend on the number of threads
+            mean = self.weight.detach().cpu().numpy().mean(axis=0, dtype=np.float64)
+            self.mean = torch.from_numpy(mean).to(self.weight)
+        return super().train(mode)
+
+    def forward(self, users: Tensor) -> Tensor:
+        """(B,) -> (B, d)"""
+        known = super().forward(users.clamp_min(0))
+        return known if self.training else torch.where(users[:, None] < 0, self.mean, known)
 
 
 def take(x: Tensor, last: Tensor) -> Tensor:
