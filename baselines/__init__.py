@@ -9,6 +9,11 @@ from typing import Any
 
 MODELS = {
     "poprec": "baselines.poprec:PopRec",
+    "bpr": "baselines.bpr:BPR",
+    "gru4rec": "baselines.gru4rec:GRU4Rec",
+    "narm": "baselines.narm:NARM",
+    "stamp": "baselines.stamp:STAMP",
+    "caser": "baselines.caser:Caser",
     "sasrec": "baselines.sasrec:SASRec",
     "comirec": "baselines.comirec:ComiRec",
     "comirec-sa": "baselines.comirec:ComiRecSA",

@@ -15,8 +15,9 @@ keep quiet about items that only others should find (ComiRec-DR before the facto
 HR@10: .037 against .014). As in the authors' code the routing weights are constants to the gradient.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from baselines.sequential import (
     MAX_SINCE,
     LossSettings,
     NextItemLoss,
+    Preset,
     SequenceNetwork,
     SequentialRecommender,
     check_reach,
@@ -144,6 +146,18 @@ class ComiRec(SequentialRecommender):
 
     name = "comirec"
     settings_type = ComiRecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            ComiRecSettings(interest_of="target", loss=LossSettings("sampled", 1280)),
+            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10),
+            "section 4.1 of the paper: 64 dimensions, 4 interests, ten negatives for each of 128 users",
+        ),
+        "best": Preset(
+            ComiRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=5e-4, patience=10),
+            "the training of SASRec's preset, for an equal comparison",
+        ),
+    }
     network_type: type[ComiRecNetwork] = RoutingNetwork
 
     def __init__(

@@ -1,10 +1,13 @@
-"""Parts of a transformer: attention (causal, or both ways), feed-forward, the block, initial weights.
+"""Parts of networks: attention (causal, both ways, of NARM and STAMP), feed-forward, the block, user vectors.
 
 Batches are right-padded. Under causal attention a real slot sees only slots before it, all of them real, so
 there is no padding mask; what stands in pad slots is arbitrary and must not be read. Where attention goes
 both ways the real slots are given as a mask.
 """
 
+from typing import Self
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,9 +85,35 @@ class Block(nn.Module):
         return y
 
 
+class UserVectors(nn.Embedding):
+    """A vector for each user of the training data; in eval mode -1, an unknown user, has their mean."""
+
+    def train(self, mode: bool = True) -> Self:
+        if not mode:  # once, not for every block, and by a sum that does not depend on the number of threads
+            mean = self.weight.detach().cpu().numpy().mean(axis=0, dtype=np.float64)
+            self.mean = torch.from_numpy(mean).to(self.weight)
+        return super().train(mode)
+
+    def forward(self, users: Tensor) -> Tensor:
+        """(B,) -> (B, d)"""
+        known = super().forward(users.clamp_min(0))
+        return known if self.training else torch.where(users[:, None] < 0, self.mean, known)
+
+
 def take(x: Tensor, last: Tensor) -> Tensor:
     """Slot last[b] of each row: (B, T, d) -> (B, 1, d)."""
     return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
+
+
+def sigmoid_attention(query: Tensor, key: Tensor, weigh: Tensor, value: Tensor, ends: Tensor) -> Tensor:
+    """sum_j (weigh . sigmoid(query_p + key_j)) value_j over the slots j <= ends[p] of each prefix p, not
+    normalised (the attention of NARM and STAMP).
+
+    query (B, P, H), key (B, T, H), weigh (H,), value (B, T, D), ends (B, P) -> (B, P, D).
+    """
+    slot = torch.arange(key.shape[1], device=key.device)
+    weights = torch.sigmoid(query[:, :, None] + key[:, None]) @ weigh  # (B, P, T)
+    return weights.masked_fill(slot > ends[:, :, None], 0.0) @ value
 
 
 def last_slot(items: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Losses of next-item prediction: one negative with BCE, sampled softmax, full softmax in row chunks.
+"""Losses of next-item prediction: BCE and BPR with a slot's own negatives, sampled softmax, BPR-max and
+TOP1-max with negatives of the batch, full softmax in row chunks.
 
 All take the hidden vectors h of the slots that have a target, (N, d), and their targets, (N,), and return the
 mean over slots. Logits are inner products with rows of the item table, (n_items + 1, d); row 0 is padding.
@@ -20,6 +21,17 @@ def bce_with_negatives(h: Tensor, table: Tensor, targets: Tensor, negatives: Ten
     return (F.softplus(-logits[:, 0]) + push_away.sum(dim=1)).mean()
 
 
+def bpr(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """-log s(h.e_target - h.e_negative), the mean over the slot's own negatives (N, K); Rendle et al., 2009.
+
+    A negative that is the target by accident costs nothing.
+    """
+    rows = F.embedding(torch.cat((targets[:, None], negatives), dim=1), table)  # (N, 1 + K, d)
+    logits = torch.einsum("nd,nkd->nk", h, rows)
+    behind = F.softplus(logits[:, 1:] - logits[:, :1])
+    return behind.masked_fill(negatives == targets[:, None], 0.0).mean()
+
+
 def sampled_softmax(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """Softmax cross-entropy over the target and `negatives` (K,), which all slots share.
 
@@ -35,6 +47,24 @@ def sampled_softmax(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor
         target_logit, logits = (h * own[:, None]).sum(dim=2).amax(dim=1), _LargestLogit.apply(h, shared)
     logits = logits.masked_fill(targets[:, None] == negatives, -torch.inf)
     return F.softplus(torch.logsumexp(logits, dim=1) - target_logit).mean()
+
+
+def bpr_max(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, penalty: float = 1.0) -> Tensor:
+    """-log sum_j s_j sigmoid(r_target - r_j) + penalty * sum_j s_j r_j^2, where s is the softmax of the
+    scores r of `negatives` (K,), which all slots share (Hidasi and Karatzoglou, 2018, eq. 10).
+
+    A negative that is a slot's target by accident has s = 0.
+    """
+    target, scores, log_s = _scores_and_softmax(h, table, targets, negatives)
+    ahead = torch.logsumexp(log_s + F.logsigmoid(target[:, None] - scores), dim=1)
+    return (penalty * (log_s.exp() * scores * scores).sum(dim=1) - ahead).mean()
+
+
+def top1_max(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """sum_j s_j (sigmoid(r_j - r_target) + sigmoid(r_j^2)), as in `bpr_max` (the same, eq. 8)."""
+    target, scores, log_s = _scores_and_softmax(h, table, targets, negatives)
+    behind = torch.sigmoid(scores - target[:, None]) + torch.sigmoid(scores * scores)
+    return (log_s.exp() * behind).sum(dim=1).mean()
 
 
 class FullSoftmax:
@@ -60,6 +90,17 @@ class FullSoftmax:
             self._buffers = [torch.empty(size, dtype=self.dtype, device=table.device) for _ in range(2)]
         logits, p = (buffer[: rows * len(table)].view(rows, len(table)) for buffer in self._buffers)
         return logits, p
+
+
+def _scores_and_softmax(
+    h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of targets (N,) and negatives (N, K), and the log softmax over the negatives but the target."""
+    rows = F.embedding(torch.cat((targets, negatives)), table)
+    own, shared = rows[: len(targets)], rows[len(targets) :]
+    scores = h @ shared.T
+    log_s = scores.masked_fill(targets[:, None] == negatives, -torch.inf).log_softmax(dim=1)
+    return (h * own).sum(dim=1), scores, log_s
 
 
 class _LargestLogit(torch.autograd.Function):

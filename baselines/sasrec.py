@@ -5,7 +5,9 @@ from the start of the window, and a softmax over many negatives instead of BCE w
 the hit rate on the same network (Klenitskiy and Vasilev, 2023, arXiv 2309.07602).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
-from baselines.sequential import LossSettings, NextItemLoss, SequenceNetwork, SequentialRecommender
+from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,18 @@ class SASRecNetwork(SequenceNetwork):
 class SASRec(SequentialRecommender):
     name = "sasrec"
     settings_type = SASRecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            SASRecSettings(dropout=0.5, loss=LossSettings("bce", 1)),
+            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10),
+            "section 4.2 of the paper (dropout for sparse data), with 64 dimensions in place of 50",
+        ),
+        "best": Preset(
+            SASRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=5e-4, patience=10),
+            "dropout and lr by validation on Beauty (bench/RESULTS.md)",
+        ),
+    }
 
     def build(self, n_users: int, n_items: int) -> SASRecNetwork:
         return SASRecNetwork(n_items, self.settings)

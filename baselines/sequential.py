@@ -21,7 +21,7 @@ from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, sett
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
-from baselines.losses import FullSoftmax, bce_with_negatives, sampled_softmax
+from baselines.losses import FullSoftmax, bce_with_negatives, bpr, bpr_max, sampled_softmax, top1_max
 from baselines.toplist import padded_width, top_items
 from baselines.training import Epoch, Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
 
@@ -60,17 +60,24 @@ class SequenceNetwork(nn.Module):
         return self.items.weight
 
 
+_SHARED = {"sampled": sampled_softmax, "bpr-max": bpr_max, "top1-max": top1_max}
+_OWN = {"bce": bce_with_negatives, "bpr": bpr}
+"""Losses by whose the negatives are: the batch's, or each slot's own."""
+
+
 @dataclass(frozen=True)
 class LossSettings:
     """The loss that a model is trained with, the same choices for all: "sampled" (softmax over the target and
-    n_negatives shared by the batch), "full" (softmax over all items) or "bce" (n_negatives for each slot)."""
+    n_negatives shared by the batch), "full" (softmax over all items), "bce" or "bpr" (n_negatives for each
+    slot), "bpr-max" or "top1-max" (n_negatives shared by the batch)."""
 
     kind: str = "sampled"
     n_negatives: int = 1024
 
     def __post_init__(self) -> None:
-        if self.kind not in ("sampled", "full", "bce"):
-            raise ValueError(f"loss {self.kind!r} is unknown; known losses: sampled, full, bce")
+        if self.kind not in ("full", *_SHARED, *_OWN):
+            known = ", ".join(("full", *_SHARED, *_OWN))
+            raise ValueError(f"loss {self.kind!r} is unknown; known losses: {known}")
 
 
 class Preset(NamedTuple):
@@ -93,9 +100,10 @@ class NextItemLoss:
         n_items, k = len(table) - 1, self.settings.n_negatives
         if self.settings.kind == "full":
             return self._full(h, table, targets)
-        if self.settings.kind == "sampled":
-            return sampled_softmax(h, table, targets, uniform_negatives(n_items, (k,), generator))
-        return bce_with_negatives(h, table, targets, uniform_negatives(n_items, (len(h), k), generator))
+        if loss := _SHARED.get(self.settings.kind):
+            return loss(h, table, targets, uniform_negatives(n_items, (k,), generator))
+        loss = _OWN[self.settings.kind]
+        return loss(h, table, targets, uniform_negatives(n_items, (len(h), k), generator))
 
 
 class SequentialRecommender:

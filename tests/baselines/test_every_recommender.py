@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baselines import MODELS
 from baselines.base import Interactions, StatefulRecommender
 
 PERSONAL = "poprec"  # the one model that does not look at histories
@@ -135,6 +136,19 @@ def test_saved_and_loaded_is_the_same_model(model, tmp_path, make_histories):
     loaded = type(model).load(tmp_path / "model.safetensors")
     histories, exclude = make_histories(30), make_histories(30, seed=1, width=5)
     assert np.array_equal(lists(model, histories, 20, exclude), lists(loaded, histories, 20, exclude))
+
+
+def test_a_trainable_model_has_the_published_settings_and_the_best_ones(name, make_model):
+    if name == PERSONAL or name not in MODELS:
+        pytest.skip("no settings, or stages with settings of their own")
+    cls = type(make_model(name))
+    for preset in ("paper", "best"):
+        model = cls.preset(preset, seed=5, threads=2)
+        assert model.training.max_targets is None
+        assert (model.training.seed, model.training.threads) == (5, 2)
+        assert cls.presets[preset].source
+    with pytest.raises(LookupError, match="unknown preset 'thorough'"):
+        cls.preset("thorough")
 
 
 def test_asking_before_learning_is_refused_by_name(name, make_model):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.losses import FullSoftmax, bce_with_negatives, sampled_softmax
-from baselines.sequential import LossSettings
+from baselines.losses import FullSoftmax, bce_with_negatives, bpr, bpr_max, sampled_softmax, top1_max
+from baselines.sequential import LossSettings, NextItemLoss
 
 N, D, N_ITEMS = 37, 8, 50
 
@@ -20,7 +20,7 @@ def inputs():
 
 
 def gradients(value, *leaves):
-    return torch.autograd.grad(value, leaves)
+    return torch.autograd.grad(value, leaves, retain_graph=True)
 
 
 def test_full_softmax_is_cross_entropy_over_all_items_but_padding(inputs):
@@ -98,6 +98,47 @@ def test_bce_is_binary_cross_entropy_without_accidental_hits(inputs):
     torch.testing.assert_close(bce_with_negatives(h, table, targets, negatives), each.sum(1).mean())
 
 
+def test_bpr_compares_each_slot_with_its_own_negatives(inputs):
+    h, table, targets, generator = inputs
+    negatives = torch.randint(1, N_ITEMS + 1, (N, 4), generator=generator)
+    negatives[3, 1] = targets[3]
+    costs = []
+    for slot, target, row in zip(h, targets, negatives, strict=True):
+        pairs = [torch.sigmoid(slot @ (table[target] - table[other])) for other in row if other != target]
+        costs.append(sum(-pair.log() for pair in pairs) / 4)
+    torch.testing.assert_close(bpr(h, table, targets, negatives), torch.stack(costs).mean())
+
+
+def test_max_losses_weigh_negatives_by_their_softmax(inputs):
+    """Hidasi and Karatzoglou (2018), eq. 10 and 8, slot by slot without the accidental hit."""
+    h, table, targets, generator = inputs
+    negatives = torch.cat((targets[:3], torch.randint(1, N_ITEMS + 1, (20,), generator=generator)))
+    by_bpr, by_top1 = [], []
+    for slot, target in zip(h, targets, strict=True):
+        r, r_target = table[negatives[negatives != target]] @ slot, table[target] @ slot
+        s = r.softmax(dim=0)
+        by_bpr.append(-(s * torch.sigmoid(r_target - r)).sum().log() + 0.3 * (s * r**2).sum())
+        by_top1.append((s * (torch.sigmoid(r - r_target) + torch.sigmoid(r**2))).sum())
+    for ours, slots in (
+        (bpr_max(h, table, targets, negatives, penalty=0.3), by_bpr),
+        (top1_max(h, table, targets, negatives), by_top1),
+    ):
+        dense = torch.stack(slots).mean()
+        torch.testing.assert_close(ours, dense)
+        for mine, plain in zip(gradients(ours, h, table), gradients(dense, h, table), strict=True):
+            torch.testing.assert_close(mine, plain, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["full", "sampled", "bce", "bpr", "bpr-max", "top1-max"])
+def test_every_loss_falls_when_its_gradient_is_followed(inputs, kind):
+    h, table, targets, _ = inputs
+    loss = NextItemLoss(LossSettings(kind, 20))
+    before = loss(h, table, targets, torch.Generator().manual_seed(1))
+    grad = gradients(before, h)[0]
+    after = loss(h - 0.5 * grad, table, targets, torch.Generator().manual_seed(1))
+    assert after < before
+
+
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="loss 'softmax' is unknown; known losses: sampled, full, bce"):
+    with pytest.raises(ValueError, match="loss 'softmax' is unknown; known losses: full, sampled, bpr-max"):
         LossSettings("softmax")
