@@ -5,7 +5,7 @@ fit runs the three stages and chooses on validation: the best epoch of each stag
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +18,6 @@ from baselines.data import Validation, hold_out
 from baselines.distributed import rank
 from baselines.sequential import (
     BLOCK,
-    LossSettings,
-    Preset,
     SequenceNetwork,
     SequentialRecommender,
     blocks,
@@ -29,75 +27,8 @@ from baselines.training import Loss, TrainingSettings, seeded, torch_threads
 from recgpt.model import Decoder, DecoderSettings, RecGPTConfig
 from recgpt.pretrain import pretraining_loss
 from recgpt.recall import CUTOFFS, Split, choose_splits, encode_twice, merge, split_for
-from recgpt.tune import PromptSettings, tuning_loss
-
-
-@dataclass(frozen=True)
-class RecGPTSettings(DecoderSettings, PromptSettings):
-    """The network, its losses and stages.
-
-    tune_loss: the loss of prompt-tuning, None: as `loss`. tune_share: the part of the epochs of
-    TrainingSettings that is prompt-tuning (0: none), at the rate lr * tune_lr_factor. tune_epochs: so many
-    epochs of prompt-tuning after those of TrainingSettings instead of a part of them. second_share: the part
-    of a list that step 2 fills, 0 to 1; None chooses it on validation for each length of list.
-    """
-
-    loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
-    tune_loss: LossSettings | None = None
-    tune_share: float = 0.15
-    tune_epochs: int | None = None
-    tune_lr_factor: float = 0.5
-    second_share: float | None = None
-
-    def __post_init__(self) -> None:
-        DecoderSettings.__post_init__(self)
-        PromptSettings.__post_init__(self)
-        if isinstance(self.tune_loss, dict):  # from the header of a checkpoint
-            object.__setattr__(self, "tune_loss", LossSettings(**self.tune_loss))
-        if self.prompts != "last" and not self.append_only:
-            raise ValueError(
-                f"prompts {self.prompts!r} need attention 'softmax' and positions 'start', not "
-                f"{self.attention!r} and {self.positions!r}; there take prompts 'last'"
-            )
-        if self.prompt_leak and self.attention != "flow":
-            raise ValueError("prompt_leak needs attention 'flow', which sees pads; turn it off for softmax")
-        if not 0 <= self.tune_share < 1:
-            raise ValueError(f"tune_share is {self.tune_share}; it must be 0 (no tuning) to below 1")
-        if self.tune_epochs is not None and self.tune_epochs < 0:
-            raise ValueError(f"tune_epochs is {self.tune_epochs}; it must be 0 (no tuning) or more")
-        if self.tune_lr_factor <= 0:
-            raise ValueError(f"tune_lr_factor is {self.tune_lr_factor}; it must be above 0")
-        if self.second_share is not None and not 0 <= self.second_share <= 1:
-            raise ValueError(
-                f"second_share is {self.second_share}; give 0 to 1, or None to choose on validation"
-            )
-
-
-PRESETS = {
-    "best": Preset(
-        RecGPTSettings(tune_epochs=10, dropout=0.5),
-        TrainingSettings(
-            epochs=60, max_targets=None, batch_targets=1536, lr=1e-3, patience=8, averaging=0.998
-        ),
-        "validation on Beauty",
-    ),
-    "paper": Preset(
-        RecGPTSettings(
-            dim=256,
-            layers=1,
-            heads=2,
-            dropout=0.1,
-            user_vectors=True,
-            user_dropout=0.0,
-            loss=LossSettings("bce", 1),
-            prompts="sequential",
-            prompt_slot_loss="none",
-            tune_epochs=40,
-        ),
-        TrainingSettings(epochs=300, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-        "sizes of the published code, method of the text",
-    ),
-}
+from recgpt.settings import PRESETS, RecGPTSettings
+from recgpt.tune import tuning_loss
 
 
 class RecGPT(SequentialRecommender):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recgpt.model import Cache, Decoder, RecGPTConfig
-from recgpt.recommender import RecGPTSettings
+from recgpt.settings import RecGPTSettings
 
 
 def test_later_items_and_padding_do_not_change_earlier_states(make_decoder, histories):

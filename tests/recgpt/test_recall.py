@@ -7,7 +7,8 @@ import torch
 from baselines.training import TrainingSettings
 from recgpt.model import DecoderSettings
 from recgpt.recall import Split, choose_splits, encode_twice, merge, split_for, split_ranks
-from recgpt.recommender import RecGPT, RecGPTSettings
+from recgpt.recommender import RecGPT
+from recgpt.settings import RecGPTSettings
 
 NOTHING = np.zeros((9, 0), np.int64)
 

@@ -8,7 +8,8 @@ from baselines.data import leave_one_out
 from baselines.sequential import LossSettings
 from baselines.training import TrainingSettings
 from recgpt.recall import Split
-from recgpt.recommender import RecGPT, RecGPTSettings
+from recgpt.recommender import RecGPT
+from recgpt.settings import RecGPTSettings
 from recgpt.stages import document, measure, train_and_measure
 
 SETTINGS = RecGPTSettings(dim=16, dropout=0.1, loss=LossSettings("sampled", 30))
