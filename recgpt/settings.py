@@ -40,8 +40,11 @@ class RecGPTSettings(DecoderSettings, PromptSettings):
                 f"prompts {self.prompts!r} need attention 'softmax' and positions 'start', not "
                 f"{self.attention!r} and {self.positions!r}; there take prompts 'last'"
             )
-        if self.prompt_leak and self.attention != "flow":
-            raise ValueError("prompt_leak needs attention 'flow', which sees pads; turn it off for softmax")
+        if self.prompt_leak and (self.attention, self.positions) != ("flow", "end"):
+            raise ValueError(
+                "prompt_leak needs attention 'flow' and positions 'end', not "
+                f"{self.attention!r} and {self.positions!r}; turn it off there"
+            )
         if not 0 <= self.tune_share < 1:
             raise ValueError(f"tune_share is {self.tune_share}; it must be 0 (no tuning) to below 1")
         if self.tune_epochs is not None and self.tune_epochs < 0:
@@ -101,6 +104,7 @@ PRESETS = {
             attention="flow",
             positions="end",
             output="untied",
+            attention_init="torch",
             user_vectors=True,
             user_dropout=0.0,
             loss=LossSettings("bce", 1),

@@ -14,8 +14,7 @@ def rows():
     return items * (torch.arange(50) < torch.tensor([1, 3, 49, 50])[:, None])
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize(("layers", "eps"), [(1, 0.0), (3, 0.0), (2, 1e-6)])
 def test_states_are_those_of_a_window_with_all_its_pads(
     make_decoder, authors_sizes, window_states, rows, layers, eps
 ):

@@ -175,6 +175,7 @@ def test_prompts_are_never_generated_from_held_out_items(world, prompts):
         ),
         ({"positions": "end", "prompts": "sequential"}, "prompts 'sequential' need .* 'softmax' and 'end'"),
         ({"prompts": "last", "prompt_leak": True}, "prompt_leak needs attention 'flow'"),
+        ({"prompts": "last", "prompt_leak": True, "attention": "flow"}, "not 'flow' and 'start'"),
     ],
 )
 def test_prompts_that_do_not_go_with_the_network_are_refused(wrong, message):
