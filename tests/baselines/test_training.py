@@ -1,5 +1,6 @@
 """The training loop: early stopping, resume, seeds, settings; and checkpoints."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -205,6 +206,70 @@ def test_as_many_users_measure_an_epoch_as_the_settings_say(make_model, world):
     assert one != twenty
 
 
+def half_trained(path, **made_of):
+    """A network whose training stopped after an epoch and left its resume file."""
+    network = tiny_network()
+    with pytest.raises(StopIteration):
+        train(
+            network,
+            DATA,
+            loss_of(network),
+            settings(),
+            validate=iter([0.1]).__next__,
+            resume=path,
+            made_of=made_of,
+        )
+    return tiny_network()
+
+
+def test_a_resume_file_of_another_training_is_one_clear_sentence(tmp_path):
+    path = tmp_path / "resume.safetensors"
+    network = half_trained(path, dim=5)
+
+    def resume(data=DATA, network=network, made_of=None, **changes):
+        made_of = made_of or {"dim": 5}
+        train(network, data, loss_of(network), settings(**changes), resume=path, made_of=made_of)
+
+    others = windows(Interactions.from_arrays([0] * 6, [3, 2, 1, 3, 2, 1]))
+    with pytest.raises(ValueError, match=r"resume.safetensors was written for other interactions; delete it"):
+        resume(data=others)
+    with pytest.raises(ValueError, match=r"under other training settings \(lr 0.05, now 0.1\); delete it"):
+        resume(lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"other settings of the model \(dim 5, now 7, loss None, now 'bce'\)"
+    ):
+        resume(made_of={"dim": 7, "loss": "bce"})
+    with torch.no_grad():
+        network[0].weight += 1
+    with pytest.raises(ValueError, match="a training that began with other weights"):
+        resume(network=network)
+    resume(network=tiny_network())
+
+
+def test_a_damaged_resume_file_is_one_clear_sentence(tmp_path):
+    path = tmp_path / "resume.safetensors"
+    network = half_trained(path)
+    whole = path.read_bytes()
+    tensors, header = load_checkpoint(path)
+
+    def refused(match):
+        before = weights(network)
+        with pytest.raises(ValueError, match=match):
+            train(network, DATA, loss_of(network), settings(), resume=path)
+        assert torch.equal(weights(network), before)
+
+    for n_bytes in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:n_bytes])
+        refused("is no readable checkpoint")
+    save_checkpoint(path, tensors, {name: header[name] for name in ("model", "training", "reached")})
+    refused("was written by another version of this program; delete it to start again")
+    old = {name: value for name, value in header["training"].items() if name != "averaging"}
+    save_checkpoint(path, tensors, {**header, "training": old})
+    refused(r"other training settings \(averaging None, now 0.0\)")
+    save_checkpoint(path, tensors, {**header, "model": "pretrain"})
+    refused("holds a 'pretrain', not a 'fit'")
+
+
 def test_a_diverged_loss_is_an_error():
     network = tiny_network()
     with pytest.raises(ArithmeticError, match="the loss of epoch 1 is nan; try a lower lr"):
@@ -273,3 +338,61 @@ def test_weights_that_do_not_fit_their_header_are_refused(tmp_path, make_model, 
     save_checkpoint(path, tensors, header)
     with pytest.raises(ValueError, match="does not fit the model that its header describes"):
         SASRec.load(path)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "recgpt"])
+def test_a_checkpoint_of_another_version_is_one_clear_sentence(name, tmp_path, make_model, world):
+    path = tmp_path / "x.safetensors"
+    model = make_model(name, epochs=2)
+    model.training = replace(model.training, max_targets=100)
+    model.fit(world).save(path)
+    tensors, header = load_checkpoint(path)
+    kind, settings_type = type(model), type(model.settings).__name__
+
+    def changed(**changes):
+        save_checkpoint(path, tensors, {**header, **changes})
+        return kind.load(path)
+
+    assert changed().settings == model.settings
+    with pytest.raises(
+        ValueError, match=f"that {settings_type} does not know .mixers.*another version.*again"
+    ):
+        changed(settings={**header["settings"], "mixers": 3})
+    with pytest.raises(ValueError, match=r"that LossSettings does not know .margin."):
+        changed(settings={**header["settings"], "loss": {**header["settings"]["loss"], "margin": 1}})
+    with pytest.raises(ValueError, match=r"that TrainingSettings does not know .warm_restarts."):
+        changed(training={**header["training"], "warm_restarts": True})
+    with pytest.raises(ValueError, match="that TrainingSettings refuses: lr is -1"):
+        changed(training={**header["training"], "lr": -1})
+    with pytest.raises(ValueError, match="that TrainingSettings refuses: '>' not supported"):
+        changed(training={**header["training"], "lr": "fast"})
+    old = {name: value for name, value in header["training"].items() if name != "averaging"}
+    assert changed(training=old).training == model.training, "what an old file does not say has its default"
+    with pytest.raises(ValueError, match="describes its model in a way that this version does not know"):
+        changed(n_items="many")
+    if name == "recgpt":
+        with pytest.raises(ValueError, match=r"does not know \(KeyError\('tuned'\)\); train the model again"):
+            changed(extra={})
+    save_checkpoint(path, tensors, {key: value for key, value in header.items() if key != "n_items"})
+    with pytest.raises(ValueError, match="lacks n_items, so another version of this program wrote it"):
+        kind.load(path)
+    save_checkpoint(path, {"a": torch.zeros(1)}, header)
+    with pytest.raises(ValueError, match="lacks item_counts, so another version"):
+        kind.load(path)
+    metadata = json.dumps({**header, "format": "short-video-lab checkpoint 2"})
+    save_file(tensors, path, metadata={"header": metadata})
+    with pytest.raises(ValueError, match="has the format 'short-video-lab checkpoint 2', and this version"):
+        kind.load(path)
+    save_file(tensors, path, metadata={"header": "[1]"})
+    with pytest.raises(ValueError, match="not one of ours"):
+        kind.load(path)
+
+
+def test_a_checkpoint_of_a_gpu_loads_where_there_is_none(tmp_path, make_model, world):
+    path = tmp_path / "x.safetensors"
+    make_model("sasrec", epochs=1).fit(world).save(path)
+    tensors, header = load_checkpoint(path)
+    save_checkpoint(path, tensors, {**header, "training": {**header["training"], "device": "cuda:63"}})
+    assert SASRec.load(path).training.device == "cpu"
+    with pytest.raises(ValueError, match=r"GPU|device 'cuda:63'"):
+        SASRec.load(path, device="cuda:63")
