@@ -6,17 +6,19 @@ low(x) keeps the lowest c // 2 + 1 frequencies of the Fourier transform over a w
 the rest; beta^2 is learned for each dimension (eqs. 5 to 8).
 
 Departure: the authors train each prefix as a sequence of its own, right-aligned in the window, because the
-low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of slot t
-is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before it. That is
-a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state.
-In the first layer it is the authors' value for that prefix exactly, but for their pads, which are not zero
-vectors. In further layers the inputs at earlier slots are those of the earlier prefixes, where the authors
-filter the whole prefix again. A window of T items costs one pass, their way T. Positions count from the start of
-the window, as in the other models here.
+low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of
+slot t is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before
+it. That is a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an
+earlier state. In the first layer it is the authors' value for that prefix exactly, but for their pads,
+which are not zero vectors. In further layers the inputs at earlier slots are those of the earlier prefixes,
+where the authors filter the whole prefix again. A window of T items costs one pass, their way T. Positions
+count from the start of the window, as in the other models here.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +136,18 @@ class BSARecNetwork(SequenceNetwork):
 class BSARec(SequentialRecommender):
     name = "bsarec"
     settings_type = BSARecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            BSARecSettings(dropout=0.5, loss=LossSettings("full")),
+            TrainingSettings(epochs=200, max_targets=None, lr=5e-4, patience=10),
+            "section 5.1 and the authors' configuration for Beauty",
+        ),
+        "best": Preset(
+            BSARecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
+            "the training of SASRec's preset, at twice the rate",
+        ),
+    }
 
     def build(self, n_users: int, n_items: int) -> BSARecNetwork:
         return BSARecNetwork(n_items, self.settings)

@@ -7,15 +7,17 @@ and, where item attributes are given, AAP (eq. 5: the attributes of an item) and
 item). Stage 2 trains the same weights on as SASRec. Without attributes this is the variant that later papers
 call S3-Rec (IPS).
 
-Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their positions,
-where the authors fill up with mask tokens to the length of the window. A foreign segment comes from another row
-of the batch. Scores go into log s(positive - negative) as they are, where the authors' code squashes each by a
-sigmoid before. With a softmax as `loss`, MIP takes that loss too. AAP reads the item's embedding as the paper
-says; the authors' code reads its contextual state. Fine-tuning is this project's SASRec (see there).
+Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their
+positions, where the authors fill up with mask tokens to the length of the window. A foreign segment comes
+from another row of the batch. Scores go into log s(positive - negative) as they are, where the authors'
+code squashes each by a sigmoid before. With a softmax as `loss`, MIP takes that loss too. AAP reads the
+item's embedding as the paper says; the authors' code reads its contextual state. Fine-tuning is this
+project's SASRec (see there).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -130,6 +132,18 @@ class S3Rec(SequentialRecommender):
 
     name = "s3rec"
     settings_type = S3RecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            S3RecSettings(dropout=0.5, loss=LossSettings("bce", 1)),
+            TrainingSettings(epochs=150, max_targets=None, lr=1e-3, patience=10),
+            "section 5.1.4 of the paper and the authors' code; fewer epochs of pre-training",
+        ),
+        "best": Preset(
+            S3RecSettings(dropout=0.5, pretrain_share=0.15, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
+            "the training of SASRec's preset, at twice the rate",
+        ),
+    }
 
     def __init__(
         self,
