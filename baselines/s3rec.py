@@ -1,9 +1,9 @@
 """S3-Rec: SASRec after self-supervised pre-training (Zhou et al., 2020, arXiv 2008.07873).
 
 Stage 1 pre-trains the encoder with attention both ways on whole windows, by
-- MIP, masked item prediction (eq. 7): hidden items against a negative;
-- SP, segment prediction (eq. 11): a window without a stretch of it against that stretch and a foreign one;
-and, where item attributes are given, AAP (eq. 5: the attributes of an item) and MAP (eq. 9: those of a hidden
+- MIP, masked item prediction: hidden items against a negative;
+- SP, segment prediction: a window without a stretch of it against that stretch and a foreign one;
+and, where item attributes are given, AAP (the attributes of an item) and MAP (those of a hidden
 item). Stage 2 trains the same weights on as SASRec. Without attributes this is the variant that later papers
 call S3-Rec (IPS).
 
@@ -136,7 +136,7 @@ class S3Rec(SequentialRecommender):
         "paper": Preset(
             S3RecSettings(dropout=0.5, loss=LossSettings("bce", 1)),
             TrainingSettings(epochs=150, max_targets=None, lr=1e-3, patience=10),
-            "section 5.1.4 of the paper and the authors' code; fewer epochs of pre-training",
+            "the paper and the authors' code, with fewer epochs of pre-training",
         ),
         "best": Preset(
             S3RecSettings(dropout=0.5, pretrain_share=0.15, loss=LossSettings("sampled", 1024)),
