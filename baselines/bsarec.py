@@ -3,20 +3,24 @@
     a = alpha LN(x + low(x) + beta^2 high(x)) + (1 - alpha) LN(x + attention(x)),  then a feed-forward
 
 low(x) keeps the lowest c // 2 + 1 frequencies of the Fourier transform over a window of 50 slots, high(x) is
-the rest; beta^2 is learned for each dimension (eqs. 5 to 8).
+the rest; beta is learned for each dimension.
 
 Departure: the authors train each prefix as a sequence of its own, right-aligned in the window, because the
-low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of slot t
-is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before it. That is
-a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state.
-In the first layer it is the authors' value for that prefix exactly, but for their pads, which are not zero
-vectors. In further layers the inputs at earlier slots are those of the earlier prefixes, where the authors
-filter the whole prefix again. A window of T items costs one pass, their way T. Positions count from the start of
-the window, as in the other models here.
+low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of
+slot t is what the authors' filter gives at the LAST slot of the prefix that ends with t. That is a linear
+map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state. In the
+first layer it is the authors' value for that prefix exactly, but for what stands before it: zeros here, or
+the prefix over and over (padding="cyclic"), and a learned pad vector there. Hutter et al. (2025, arXiv
+2512.17442) find that padding with something that is not constant makes the filter work. In further layers
+the inputs at earlier slots are those of the earlier prefixes, where the authors filter the whole prefix
+again. A window of T items costs one pass, their way T. Positions count from the start of the window, as in
+the other models here.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +29,8 @@ from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import CausalAttention, FeedForward, initialise, last_slot, take
 from baselines.sequential import LossSettings, NextItemLoss, SequenceNetwork, SequentialRecommender
+
+PADDINGS = ("zeros", "cyclic")
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class BSARecSettings:
     attention_dropout: float | None = None  # None = as `dropout`
     alpha: float = 0.7  # the filter's part of a layer; the rest is attention's
     cutoff: int = 5  # c: frequencies up to c // 2 waves in 50 slots are low
+    padding: str = "zeros"  # what the filter finds before a prefix; or "cyclic": the prefix, repeated
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
@@ -43,6 +50,8 @@ class BSARecSettings:
             raise ValueError(f"alpha is {self.alpha}; it must be 0 (attention only) to 1 (filter only)")
         if not 0 <= self.cutoff <= MAX_LENGTH:
             raise ValueError(f"cutoff is {self.cutoff}; it must be 0 to {MAX_LENGTH}")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding is {self.padding!r}; allowed: {', '.join(PADDINGS)}")
 
 
 class FrequencyFilter(nn.Module):
@@ -50,9 +59,9 @@ class FrequencyFilter(nn.Module):
 
     low_pass: Tensor
 
-    def __init__(self, dim: int, cutoff: int, dropout: float) -> None:
+    def __init__(self, dim: int, cutoff: int, padding: str, dropout: float) -> None:
         super().__init__()
-        self.register_buffer("low_pass", last_slot_low_pass(cutoff // 2 + 1), persistent=False)
+        self.register_buffer("low_pass", last_slot_low_pass(cutoff // 2 + 1, padding), persistent=False)
         self.beta = nn.Parameter(torch.randn(dim))
         self.norm = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
@@ -71,16 +80,15 @@ class FrequencyFilter(nn.Module):
 
 
 class FilteredBlock(nn.Module):
-    def __init__(
-        self, dim: int, heads: int, dropout: float, attention_dropout: float, alpha: float, cutoff: int
-    ) -> None:
+    def __init__(self, s: BSARecSettings) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.filter = FrequencyFilter(dim, cutoff, dropout)
-        self.attention = CausalAttention(dim, heads, attention_dropout)
-        self.feed_forward = FeedForward(dim, 4 * dim, dropout)
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
+        self.alpha = s.alpha
+        self.filter = FrequencyFilter(s.dim, s.cutoff, s.padding, s.dropout)
+        attention_dropout = s.dropout if s.attention_dropout is None else s.attention_dropout
+        self.attention = CausalAttention(s.dim, s.heads, attention_dropout)
+        self.feed_forward = FeedForward(s.dim, 4 * s.dim, s.dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(s.dim), nn.LayerNorm(s.dim)
+        self.drop = nn.Dropout(s.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._mix(self.filter(x), x + self.drop(self.attention(x)))
@@ -99,14 +107,11 @@ class BSARecNetwork(SequenceNetwork):
     def __init__(self, n_items: int, settings: BSARecSettings) -> None:
         super().__init__()
         s = settings
-        attention = s.dropout if s.attention_dropout is None else s.attention_dropout
         self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
         self.positions = nn.Embedding(MAX_LENGTH, s.dim)
         self.norm = nn.LayerNorm(s.dim)
         self.drop = nn.Dropout(s.dropout)
-        self.blocks = nn.ModuleList(
-            FilteredBlock(s.dim, s.heads, s.dropout, attention, s.alpha, s.cutoff) for _ in range(s.layers)
-        )
+        self.blocks = nn.ModuleList(FilteredBlock(s) for _ in range(s.layers))
         self.next_item_loss = NextItemLoss(s.loss)
         initialise(self)
 
@@ -133,23 +138,37 @@ class BSARecNetwork(SequenceNetwork):
 class BSARec(SequentialRecommender):
     name = "bsarec"
     settings_type = BSARecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            BSARecSettings(dropout=0.5, loss=LossSettings("full")),
+            TrainingSettings(epochs=200, max_targets=None, lr=5e-4, patience=10),
+            "the authors' configuration for Beauty",
+        ),
+        "best": Preset(
+            BSARecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
+            "the training of SASRec's preset, at twice the rate",
+        ),
+    }
 
     def build(self, n_users: int, n_items: int) -> BSARecNetwork:
         return BSARecNetwork(n_items, self.settings)
 
 
-def last_slot_low_pass(n_frequencies: int, window: int = MAX_LENGTH) -> Tensor:
+def last_slot_low_pass(n_frequencies: int, padding: str = "zeros", window: int = MAX_LENGTH) -> Tensor:
     """The matrix (window, window) whose row t is the low-pass, at its last slot, of the first t + 1 inputs
-    right-aligned in a window of zeros.
+    right-aligned in a window, with `padding` before them.
 
     A low-pass by Fourier transform is a circular convolution with the Dirichlet kernel; at the last slot the
-    input of age j has the kernel's j-th weight, whatever the length of the prefix.
+    input of age j has the kernel's j-th weight. Cyclic padding adds the weights of an input's repetitions.
     """
     age = torch.arange(window, dtype=torch.float64)
     kernel = torch.zeros(window, dtype=torch.float64)
     for frequency in range(min(n_frequencies, window // 2 + 1)):
         twice = 1 if frequency == 0 or 2 * frequency == window else 2  # with its negative frequency
         kernel += twice * torch.cos(2 * math.pi * frequency * age / window) / window
-    slot = torch.arange(window)
-    lag = slot[:, None] - slot
-    return torch.where(lag >= 0, kernel[lag.clamp_min(0)], 0.0).float()
+    matrix = torch.zeros(window, window, dtype=torch.float64)
+    for t in range(window):
+        ages = torch.arange(window if padding == "cyclic" else t + 1)
+        matrix[t].index_add_(0, t - ages % (t + 1), kernel[ages])
+    return matrix.float()

@@ -1,21 +1,23 @@
 """S3-Rec: SASRec after self-supervised pre-training (Zhou et al., 2020, arXiv 2008.07873).
 
 Stage 1 pre-trains the encoder with attention both ways on whole windows, by
-- MIP, masked item prediction (eq. 7): hidden items against a negative;
-- SP, segment prediction (eq. 11): a window without a stretch of it against that stretch and a foreign one;
-and, where item attributes are given, AAP (eq. 5: the attributes of an item) and MAP (eq. 9: those of a hidden
+- MIP, masked item prediction: hidden items against a negative;
+- SP, segment prediction: a window without a stretch of it against that stretch and a foreign one;
+and, where item attributes are given, AAP (the attributes of an item) and MAP (those of a hidden
 item). Stage 2 trains the same weights on as SASRec. Without attributes this is the variant that later papers
 call S3-Rec (IPS).
 
-Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their positions,
-where the authors fill up with mask tokens to the length of the window. A foreign segment comes from another row
-of the batch. Scores go into log s(positive - negative) as they are, where the authors' code squashes each by a
-sigmoid before. With a softmax as `loss`, MIP takes that loss too. AAP reads the item's embedding as the paper
-says; the authors' code reads its contextual state. Fine-tuning is this project's SASRec (see there).
+Departures. Windows instead of every prefix of every sequence. Segments are encoded alone at their
+positions, where the authors fill up with mask tokens to the length of the window. A foreign segment comes
+from another row of the batch. Scores go into log s(positive - negative) as they are, where the authors'
+code squashes each by a sigmoid before. With a softmax as `loss`, MIP takes that loss too. AAP reads the
+item's embedding as the paper says; the authors' code reads its contextual state. Fine-tuning is this
+project's SASRec (see there).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -130,6 +132,18 @@ class S3Rec(SequentialRecommender):
 
     name = "s3rec"
     settings_type = S3RecSettings
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            S3RecSettings(dropout=0.5, loss=LossSettings("bce", 1)),
+            TrainingSettings(epochs=150, max_targets=None, lr=1e-3, patience=10),
+            "the paper and the authors' code, with fewer epochs of pre-training",
+        ),
+        "best": Preset(
+            S3RecSettings(dropout=0.5, pretrain_share=0.15, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
+            "the training of SASRec's preset, at twice the rate",
+        ),
+    }
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ def test_no_future_item_changes_an_earlier_state():
 
 
 def plain_gbce(h, table, targets, negatives, t):
-    """Equations 8 and 9 of the gSASRec paper in double precision, slot by slot."""
+    """The formula of the gSASRec paper in double precision, slot by slot."""
     k, n_items = len(negatives), len(table) - 1
     alpha = k / (n_items - 1)
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
