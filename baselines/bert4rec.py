@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
-from baselines.sequential import LossSettings, NextItemLoss, SequenceNetwork, SequentialRecommender
+from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.training import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import CausalAttention, FeedForward, initialise, last_slot, take
-from baselines.sequential import LossSettings, NextItemLoss, SequenceNetwork, SequentialRecommender
+from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.training import TrainingSettings
 
 PADDINGS = ("zeros", "cyclic")
 

@@ -29,7 +29,7 @@ from baselines.batches import Batch, uniform_negatives
 from baselines.data import Validation
 from baselines.layers import initialise, last_slot, take
 from baselines.sasrec import SASRecNetwork, SASRecSettings
-from baselines.sequential import SequenceNetwork, SequentialRecommender
+from baselines.sequential import LossSettings, Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import TrainingSettings
 
 
