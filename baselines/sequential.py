@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from baselines.base import Ids, Interactions, Progress, State, recent, silent, without
 from baselines.batches import Batch, uniform_negatives, windows
 from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, settings_of
+from baselines.cooccurrence import item_vectors
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
@@ -33,6 +34,9 @@ WIDTHS = (12, 50)
 
 HEADER = ("settings", "training", "n_users", "n_items", "data_hash", "extra")
 """What the header of a checkpoint must tell to load it."""
+
+START_LENGTH, START_NOISE = 0.3, 0.3
+"""Of the first item vectors from co-occurrence, and of the random ones that are added."""
 
 MAX_K = 50
 MAX_SINCE = 100
@@ -158,6 +162,8 @@ class SequentialRecommender:
             )
         with torch_threads(self.training.threads), seeded(self.training.seed):
             network = self.build(self.n_users, self.n_items)
+            if self.training.item_start == "cooccurrence":
+                _start_items(network, interactions)
             self.runs = []
             self.learn(network, interactions, validation, progress)
         self._ready(network)
@@ -363,6 +369,14 @@ class SequentialRecommender:
             order = np.argsort(~(known & (histories > 0)), axis=1, kind="stable")
             histories = np.take_along_axis(np.where(known, histories, 0), order, axis=1)
         return recent(histories)
+
+
+@torch.no_grad()
+def _start_items(network: SequenceNetwork, interactions: Interactions) -> None:
+    """Item vectors that know who goes with whom, with a little noise for those that are equal or 0."""
+    table = network.items.weight
+    vectors = torch.from_numpy(item_vectors(interactions, table.shape[1]))
+    table[: len(vectors)] = START_NOISE * table[: len(vectors)] + START_LENGTH * vectors
 
 
 def check_reach(items: NDArray[Any], k: int, since: Ids) -> None:

@@ -41,6 +41,7 @@ Validate = Callable[[], float]
 """How good the network is now; higher is better."""
 
 SCHEDULES = ("constant", "linear", "cosine")
+ITEM_STARTS = ("random", "cooccurrence")
 LAST_RATE = 0.05
 """Where the linear and the cosine schedule end, as a part of lr."""
 
@@ -65,6 +66,7 @@ class TrainingSettings:
     warmup_steps: int = 0  # steps over which the rate rises linearly
     clip_norm: float | None = None  # the largest norm of a step's gradient; None = any
     evaluate_users: int = 5000  # validation users who measure an epoch, at most
+    item_start: str = "random"  # first item vectors: "random", or from "cooccurrence" in the training data
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_targets", "patience", "threads", "lr", "evaluate_users"):
@@ -79,6 +81,9 @@ class TrainingSettings:
             raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or None for no clipping")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging is {self.averaging}; it must be 0 (none) to below 1, such as 0.999")
+        if self.item_start not in ITEM_STARTS:
+            known = ", ".join(ITEM_STARTS)
+            raise ValueError(f"item_start {self.item_start!r} is unknown; known: {known}")
         if self.schedule not in SCHEDULES:
             known = ", ".join(SCHEDULES)
             raise ValueError(f"schedule {self.schedule!r} is unknown; known schedules: {known}")
