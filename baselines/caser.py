@@ -1,7 +1,7 @@
 """Caser: convolutions over the last items, and who the user is (Tang and Wang, 2018, arXiv 1809.07426).
 
 The vectors of the last L items are an image of L x d. A horizontal filter of height h = 1 .. L spans h items
-in a row, and its largest value over the image counts; a vertical filter is a weighted sum of the L items. Both
+in a row, and its largest value over the image counts; a vertical filter is a weighted sum of the L items. All
 feed a layer z, and an item's score is w . [z; p_u] + b with the user's vector p_u and output weights w of
 twice the width. In the preset "paper" a slot is trained on the next T = 3 items (skip behaviours) by BCE with
 three negatives each.
