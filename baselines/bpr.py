@@ -3,7 +3,7 @@
 A user's score of an item is the product of their vectors; a triple (user, item of theirs, another item) costs
 -log sigmoid(score - other score) plus an L2 penalty (BPR-Opt). The history says nothing but whose it is.
 
-A user not seen in training is served with the mean of the users' vectors, which is close to popularity.
+A user not seen in training is served with the mean of the users' vectors, one list for all of them.
 Departures: Adam on batches instead of single steps; the other item is uniform over all items, the user's own
 included; the penalty is on the vectors of the user and of their item, not on the other's; dropout on the
 user's vector, of which the paper has none. The first item of every window of a history counts as a positive

@@ -1,10 +1,10 @@
 """Caser: convolutions over the last items, and who the user is (Tang and Wang, 2018, arXiv 1809.07426).
 
 The vectors of the last L items are an image of L x d. A horizontal filter of height h = 1 .. L spans h items
-in a row, and its largest value over the image counts (eq. 4); a vertical filter is a weighted sum of the L
-items (eq. 6). Both feed a layer z (eq. 8), and an item's score is w . [z; p_u] + b with the user's vector p_u
-and output weights w of twice the width (eq. 9). A slot is trained on the next T items (skip behaviours) by
-BCE with three negatives each (eq. 11).
+in a row, and its largest value over the image counts; a vertical filter is a weighted sum of the L items. All
+feed a layer z, and an item's score is w . [z; p_u] + b with the user's vector p_u and output weights w of
+twice the width. In the preset "paper" a slot is trained on the next T = 3 items (skip behaviours) by BCE with
+three negatives each.
 
 Departures: every slot trains, whose missing items before the first are zeros; a convolution runs once over
 the whole history, and all images of L items share its values. A user not seen in training is served with the

@@ -2,14 +2,14 @@
 Karatzoglou, 2018, arXiv 1706.03847).
 
 The state h_t after item x_t is a gated recurrent unit's, and an item's score is its vector's product with
-h_t. The preset "paper" trains with BPR-max over 2,048 uniform negatives (2018, eq. 10), the strongest of the
-authors' own losses; TOP1-max (eq. 8) is the loss kind "top1-max". Later reproductions train the same network
-with cross-entropy (Petrov and Macdonald, 2022; Hidasi and Czapp, 2023): the preset "best".
+h_t. The preset "paper" trains with BPR-max over 2,048 uniform negatives, the authors' loss of 2018 (their
+TOP1-max is the loss kind "top1-max"); "best" with sampled cross-entropy, which later reproductions and the
+newest settings of the authors' code use.
 
 Departures: a history is one sequence rather than sessions in parallel batches, so gradients go through the
-whole of it; input and output share the item vectors (the 2018 paper's constrained embedding), without item
-biases; the negatives are uniform alone, not the items of the batch as well; Adam instead of Adagrad; dropout
-on the inputs as well as on the states, of which the papers use either.
+whole of it; input and output share the item vectors (the authors' constrained embedding), without item
+biases; BPR-max is on the products themselves, without an ELU on them; the negatives are uniform alone, not
+the items of the batch as well; Adam instead of Adagrad; one rate of dropout for the inputs and the states.
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,7 @@ def sampled_softmax(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor
 
 def bpr_max(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, penalty: float = 1.0) -> Tensor:
     """-log sum_j s_j sigmoid(r_target - r_j) + penalty * sum_j s_j r_j^2, where s is the softmax of the
-    scores r of `negatives` (K,), which all slots share (Hidasi and Karatzoglou, 2018, eq. 10).
+    scores r of `negatives` (K,), which all slots share (Hidasi and Karatzoglou, 2018, arXiv 1706.03847).
 
     A negative that is a slot's target by accident has s = 0.
     """
@@ -61,7 +61,7 @@ def bpr_max(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, pen
 
 
 def top1_max(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """sum_j s_j (sigmoid(r_j - r_target) + sigmoid(r_j^2)), as in `bpr_max` (the same, eq. 8)."""
+    """sum_j s_j (sigmoid(r_j - r_target) + sigmoid(r_j^2)), s and r as in `bpr_max` (the same paper)."""
     target, scores, log_s = _scores_and_softmax(h, table, targets, negatives)
     behind = torch.sigmoid(scores - target[:, None]) + torch.sigmoid(scores * scores)
     return (log_s.exp() * behind).sum(dim=1).mean()

@@ -1,9 +1,9 @@
 """NARM: a recurrent network and an attention over its states (Li et al., 2017, arXiv 1711.04725).
 
 The global encoder is the last state h_t of a GRU; the local one is c = sum_j a_tj h_j over the states so far,
-a_tj = v . sigmoid(A1 h_t + A2 h_j) (eq. 6 and 8), not normalised to one. An item's score is the bilinear
-product of its vector with [h_t; c] (eq. 10). Dropout on the item vectors and, twice as much, on [h_t; c]; in
-the preset "paper" .25 and .5 with softmax over all items, as published.
+a_tj = v . sigmoid(A1 h_t + A2 h_j), not normalised to one. The score of an item with vector x is the bilinear
+product x B [h_t; c]. Dropout is on the item vectors and, twice as much, on [h_t; c]: .25 and .5 in the preset
+"paper", with softmax over all items, as published.
 
 Departures: every prefix of a history trains in one pass (the attention of all of them is one masked product)
 where the authors cut a session into its prefixes; the learning rate does not decay.

@@ -1,14 +1,14 @@
 """STAMP: attention over the history with the last item as the priority (Liu et al., 2018, KDD, "STAMP:
 Short-Term Attention/Memory Priority Model for Session-based Recommendation").
 
-With item vectors x_1 .. x_t and their mean m_s: a_j = w . sigmoid(W1 x_j + W2 x_t + W3 m_s + b) and m_a =
-sum_j a_j x_j (eq. 7 and 8), h_s = tanh(m_a W_s + b_s), h_t = tanh(x_t W_t + b_t), and an item's score is the
-trilinear product <h_s, h_t, x> (eq. 4). There is no recurrence: the order of all but the last item is lost.
+With item vectors x_1 .. x_t and their mean m_s: a_j = w . sigmoid(W1 x_j + W2 x_t + W3 m_s + b), m_a = sum_j
+a_j x_j, h_s = tanh(W_s m_a + b_s), h_t = tanh(W_t x_t + b_t), and an item's score is the trilinear product
+<h_s, h_t, x>. There is no recurrence: the order of all but the last item is lost.
 
 As in the authors' code, and unlike the text, m_s is added to m_a, and the softmax is over the products
 themselves rather than their sigmoids. Departures: every prefix of a history trains in one pass (the attention
 of all of them is one masked product); dropout on h_s * h_t, of which the paper has none; the norm of item
-vectors has no limit.
+vectors has no limit, and they start with N(0, 1/d) in place of N(0, .002^2).
 """
 
 from collections.abc import Mapping

@@ -110,7 +110,7 @@ def test_bpr_compares_each_slot_with_its_own_negatives(inputs):
 
 
 def test_max_losses_weigh_negatives_by_their_softmax(inputs):
-    """Hidasi and Karatzoglou (2018), eq. 10 and 8, slot by slot without the accidental hit."""
+    """Hidasi and Karatzoglou (2018), slot by slot without the accidental hit."""
     h, table, targets, generator = inputs
     negatives = torch.cat((targets[:3], torch.randint(1, N_ITEMS + 1, (20,), generator=generator)))
     by_bpr, by_top1 = [], []
