@@ -6,6 +6,8 @@ task of serving ("fine-tuning" in section 3.6, mixed in throughout as in the aut
 mask token is appended to the history. Output layer as in eq. 7: softmax(GELU(h W + b) E^T + b_O), with the
 LayerNorm after the GELU that the authors' code has.
 
+Positions count from the end, so that a mask token finds the last item at the same place whatever the length.
+
 Departures: masks are drawn anew in every epoch, where the authors store ten copies; Adam at a constant rate
 without the L2 weight of .01, warm-up and clipping; the loss may be over negatives. The mask token is a vector
 of its own, no row of the item table, so it cannot be scored.
@@ -64,7 +66,7 @@ class BERT4RecNetwork(SequenceNetwork):
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         window = batch.whole()  # (B, T)
         hidden = cloze(window, self.mask_share, self.last_share, generator)
-        x, real = self._embed(window, hidden), window > 0
+        x, real = self._embed(window, hidden)
         for block in self.blocks:
             x = block(x, real)
         return self.next_item_loss(self._query(x[hidden]), self.table(), window[hidden], generator)
@@ -73,7 +75,7 @@ class BERT4RecNetwork(SequenceNetwork):
         window = F.pad(items, (0, 1))
         n = (items > 0).sum(dim=1)  # the slot after the history: (B,)
         slot = torch.arange(window.shape[1], device=items.device)
-        x, real = self._embed(window, slot == n[:, None]), slot <= n[:, None]
+        x, real = self._embed(window, slot == n[:, None])
         for block in self.blocks[:-1]:
             x = block(x, real)
         last: Block = self.blocks[-1]  # type: ignore[assignment]
@@ -83,11 +85,13 @@ class BERT4RecNetwork(SequenceNetwork):
         """Items with their bias as one more column: (n_items + 1, d + 1)."""
         return torch.cat((self.items.weight, self.bias), dim=1)
 
-    def _embed(self, window: Tensor, hidden: Tensor) -> Tensor:
+    def _embed(self, window: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, d) and which slots are no pads (B, T)."""
+        real = (window > 0) | hidden
         items = torch.where(hidden[:, :, None], self.mask.weight, self.items(window))
-        position = torch.arange(window.shape[1], device=window.device)
-        x: Tensor = self.drop(self.norm(items + self.positions(position)))
-        return x
+        slot = torch.arange(window.shape[1], device=window.device)
+        from_end = (real.sum(dim=1, keepdim=True) - 1 - slot).clamp_min(0)
+        return self.drop(self.norm(items + self.positions(from_end))), real
 
     def _query(self, h: Tensor) -> Tensor:
         return F.pad(self.head(h), (0, 1), value=1.0)  # the bias counts once
