@@ -16,7 +16,7 @@ from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
 from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
-from baselines.training import TrainingSettings
+from baselines.training import BEST_TRAINING, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class SASRec(SequentialRecommender):
             "section 4.2 of the paper (dropout for sparse data), with 64 dimensions in place of 50",
         ),
         "best": Preset(
-            SASRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=5e-4, patience=10),
-            "dropout and lr by validation on Beauty (bench/RESULTS.md)",
+            SASRecSettings(dropout=0.5, loss=LossSettings("full")),
+            BEST_TRAINING,
+            "trials on the validation part of Beauty (bench/RESULTS.md)",
         ),
     }
 

@@ -102,6 +102,19 @@ class TrainingSettings:
         return warm * (LAST_RATE + (1 - LAST_RATE) * left)
 
 
+BEST_TRAINING = TrainingSettings(
+    epochs=60,
+    max_targets=None,
+    batch_targets=1536,
+    lr=7e-4,
+    patience=8,
+    averaging=0.998,
+    item_start="cooccurrence",
+)
+"""What did best on the validation part of Beauty (bench/RESULTS.md), the same for the models that are
+compared under their preset "best"."""
+
+
 class Epoch(NamedTuple):
     """What one epoch cost, over all ranks, and gave; `value` is the validation's, None without one."""
 

@@ -5,7 +5,7 @@ which they are run. A table is built from whatever cells the store has: a missin
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,8 @@ KS = range(7)
 ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "best, as it is": (),
     "loss: BCE with one negative": (("loss", "bce:1"),),
+    "loss: softmax over 1,024 shared negatives": (("loss", "sampled:1024"),),
+    "item vectors start at random": (("training.item_start", "random"),),
     "no averaging of weights": (("training.averaging", 0.0),),
     "user vectors": (("user_vectors", True),),
     "prompts: none (fine-tuning)": NO_PROMPTS,
@@ -64,7 +66,6 @@ ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
 }
 COMPARED_COLUMNS = ("difference of HR@10", "95 % interval", "adjusted p", "seeds")
-RIVALS = ("sasrec", "comirec", "comirec-sa")
 
 
 @dataclass(frozen=True)
@@ -241,35 +242,27 @@ def ablation(cells: Mapping[str, Any], wanted: Wanted, data: str) -> Table:
 
 def comparison(cells: Mapping[str, Any], wanted: Wanted) -> Table:
     """RecGPT (one and two steps) against SASRec and ComiRec with the same loss, negatives and training."""
-    found: list[tuple[str, str, str, Seeds, Comparison | None]] = []
-    for data in wanted.data:
-        ours = find(cells, Cell(data, "recgpt", "best", "tune"), wanted.n_seeds)
-        for rival in RIVALS:
-            other = find(cells, Cell(data, rival, "best"), wanted.n_seeds)
-            for title, which in (("RecGPT_1", "one_step"), ("RecGPT", "two_steps@10")):
-                found.append((data, title, rival, other, _compare(ours, other, which, "one_step")))
-    adjusted = _holm({line[:3]: line[4] for line in found})
+    pairs = [
+        (data, rival, title, find(cells, ours, wanted.n_seeds), find(cells, theirs, wanted.n_seeds))
+        for data in wanted.data
+        for rival, (ours, theirs) in _rivals(data).items()
+        for title in ("RecGPT_1", "RecGPT")
+    ]
+    of = {"RecGPT_1": "one_step", "RecGPT": "two_steps@10"}
+    compared = {pair[:3]: _compare(pair[3], pair[4], of[pair[2]], "one_step") for pair in pairs}
+    adjusted = _holm(compared)
     rows: list[tuple[Any, ...]] = []
-    for data, title, rival, other, compared in found:
-        ours = find(cells, Cell(data, "recgpt", "best", "tune"), wanted.n_seeds)
+    for data, rival, title, ours, theirs in pairs:
+        key = (data, rival, title)
         which = "one_step" if title == "RecGPT_1" else "two_steps_metrics"
-        values = (ours.mean("hr@10", which), other.mean("hr@10"))
-        p = adjusted.get((data, title, rival))
-        rows.append(
-            (
-                data,
-                title,
-                rival,
-                *values,
-                *_compared(compared),
-                p,
-                f"{len(ours.results)}/{len(other.results)}",
-            )
-        )
+        values = (ours.mean("hr@10", which), theirs.mean("hr@10"))
+        n_seeds = f"{len(ours.results)}/{len(theirs.results)}"
+        rows.append((data, title, rival, *values, *_compared(compared[key]), adjusted.get(key), n_seeds))
     columns = ("data", "ours", "rival", "HR@10, ours", "HR@10, rival", *COMPARED_COLUMNS)
     note = (
-        "Same loss, negatives, batch, rates, averaging and stopping rule (preset best). Bootstrap of users "
-        "and seeds, p adjusted by Holm over the rows. Items of the history masked."
+        "Preset best: the same start of the item vectors, batch, rate, averaging and stopping rule. SASRec "
+        "has RecGPT's full softmax; ComiRec has 1,024 shared negatives, and so has RecGPT against it. "
+        "Bootstrap of users and seeds, p adjusted by Holm over the rows. Items of the history masked."
     )
     return Table("RecGPT against its rivals", columns, rows, (note,))
 
@@ -340,8 +333,7 @@ def _cells(part: str, wanted: Wanted) -> Iterable[Cell]:
         yield from (_ablation_cell(data, changes) for data in swept for changes in ABLATIONS.values())
     elif part == "comparison":
         for data in wanted.data:
-            yield Cell(data, "recgpt", "best", "tune")
-            yield from (Cell(data, rival, "best") for rival in RIVALS)
+            yield from (cell for pair in _rivals(data).values() for cell in pair)
     else:
         raise LookupError(f"unknown part {part!r}; known parts: {', '.join(PARTS)}")
 
@@ -363,6 +355,17 @@ def _loss_cells(data: str) -> dict[str, Cell]:
         "SASRec, softmax": Cell(data, "sasrec", "best"),
         "RecGPT pre-trained, BCE with one negative": Cell(data, "recgpt", "best", "pretrain", bce),
         "RecGPT pre-trained, softmax": Cell(data, "recgpt", "best", "pretrain"),
+    }
+
+
+def _rivals(data: str) -> dict[str, tuple[Cell, Cell]]:
+    """RecGPT's cell and the rival's, which have the same loss."""
+    ours = Cell(data, "recgpt", "best", "tune")
+    sampled = replace(ours, changes=_without_defaults((("loss", "sampled:1024"),)))
+    return {
+        "SASRec": (ours, Cell(data, "sasrec")),
+        "ComiRec-DR": (sampled, Cell(data, "comirec")),
+        "ComiRec-SA": (sampled, Cell(data, "comirec-sa")),
     }
 
 

@@ -8,7 +8,7 @@ be measured (`recgpt paper --parts ablation` measures those of `best`).
 from dataclasses import dataclass
 
 from baselines.sequential import LossSettings, Preset
-from baselines.training import TrainingSettings
+from baselines.training import BEST_TRAINING, TrainingSettings
 from recgpt.model import DecoderSettings
 from recgpt.tune import PromptSettings
 
@@ -65,9 +65,7 @@ _PUBLISHED_TRAINING = TrainingSettings(
 PRESETS = {
     "best": Preset(
         RecGPTSettings(loss=LossSettings("full"), tune_epochs=10, dropout=0.5),
-        TrainingSettings(
-            epochs=60, max_targets=None, batch_targets=1536, lr=7e-4, patience=8, averaging=0.998
-        ),
+        BEST_TRAINING,
         "trials on the validation part of Beauty (bench/RESULTS.md)",
     ),
     "paper": Preset(
