@@ -383,6 +383,7 @@ def evaluate(
               help="Of RecGPT (preset best), its ablations and SASRec, on Beauty and Toys.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--minutes", type=click.FloatRange(0), help="Begin no cell after so many minutes; 0: run none.")
 @debug
 def paper(
@@ -395,6 +396,7 @@ def paper(
     n_seeds: int,
     workers: int,
     threads: int,
+    device: str,
     minutes: float | None,
 ) -> None:
     """Tables 2 and 3 and Figures 4 and 5 of the paper, with its figures beside ours.
@@ -408,6 +410,7 @@ def paper(
       recgpt paper data/sequential --data Beauty --parts table2,table3 --workers 2
       recgpt paper data/sequential --store bench/paper.json --minutes 0
     """
+    from baselines.distributed import pick_device
     from recgpt.paper import PARTS, Wanted, to_markdown
     from recgpt.published import DATA_FILES
     from recgpt.reproduce import Workplace, fill, write
@@ -419,7 +422,9 @@ def paper(
         n_seeds=n_seeds,
     )
     store = store or out / "cells.json"
-    place = Workplace(folder, store, out / "checkpoints", workers, threads, minutes=minutes)
+    place = Workplace(
+        folder, store, out / "checkpoints", workers, threads, device=pick_device(device), minutes=minutes
+    )
     left = fill(wanted, place, lambda line: click.echo(line, err=True))
     for tables in write(wanted, store, out).values():
         for table in tables:

@@ -192,6 +192,18 @@ def test_a_checkpoint_of_another_table_recommends_nothing(table, checkpoint):
     assert "was trained on other data than the table" in result.stderr
 
 
+def test_paper_writes_tables_and_figures_and_shows_what_is_missing(tmp_path):
+    (tmp_path / "Beauty.txt").write_text("1 2 3 4\n")
+    out = tmp_path / "out"
+    result = run("paper", tmp_path, "--out", out, "--data", "Beauty", "--presets", "best", "--minutes", 0)
+    assert result.exit_code == 0, result.output
+    assert "cells to run" in result.stderr
+    assert result.stderr.rstrip().endswith("cells are missing")
+    assert "| SASRec | printed | 0.0398 | 0.0261 | 0.0614 | 0.0331 |" in result.stdout
+    assert "| SASRec | best | - | - | - | - | - | 0 |" in result.stdout
+    assert {path.name for path in out.iterdir()} == {"paper.md", "paper.json"}
+
+
 @pytest.fixture
 def bad(tmp_path, data, checkpoint):
     """Files that are wrong in one way each."""
@@ -232,6 +244,10 @@ def bad(tmp_path, data, checkpoint):
             "has item 99, but the checkpoint knows items 1 to 30",
         ),
         ("pretrain {data}", "Missing option '--out'"),
+        ("paper {tmp} --out {tmp}/o --data Books", "unknown data set 'Books'; known: Sports, Beauty"),
+        ("paper {tmp} --out {tmp}/o --parts table9", "unknown part 'table9'; known: loss, table2"),
+        ("paper {tmp}/none --out {tmp}/o --data Toys", "no file .*Toys_and_Games.txt; give the folder"),
+        ("eval {data} --preset authors --models sasrec", "unknown preset 'authors' of sasrec; known"),
         (
             "eval {tmp}/t.csv",
             "t.csv is a table with the columns who, what, when; .*--columns user=...,item=...",
