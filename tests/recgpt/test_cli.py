@@ -233,6 +233,9 @@ def bad(tmp_path, data, checkpoint):
         ("eval {data} --checkpoint {tmp}/cut", "pretrained.safetensors is no readable checkpoint"),
         ("eval {data} --checkpoint {tmp}", "no checkpoint at"),
         ("eval {tmp}/larger.txt --checkpoint {checkpoint}", "trained on other data"),
+        ("tune {tmp}/larger.txt --from {checkpoint} --out {tmp}", "not the interactions that the model was"),
+        ("tune {data} --from {tmp}/cut --out {tmp}", "pretrained.safetensors is no readable checkpoint"),
+        ("eval {data} --device gpu", "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("tune {data} --from {tmp}/nowhere --out {tmp}", "no checkpoint at"),
         (
             "recommend {data} --checkpoint {checkpoint} --users 61",
