@@ -8,7 +8,7 @@ next epoch.
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,11 +45,16 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
     say(f"{len(todo)} of {len(plan(wanted))} cells to run")
     deadline = None if place.minutes is None else time.time() + 60 * place.minutes
     commit = head_commit()
-    with ProcessPoolExecutor(place.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_run_queue, queue, place, deadline, commit) for queue in _queues(todo)]
-        for job in as_completed(jobs):
-            for line in job.result():
-                say(line)
+    spawn = get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(place.workers, mp_context=spawn) as pool:
+        lines = manager.Queue()
+        jobs = {pool.submit(_run_queue, queue, place, deadline, commit, lines.put) for queue in _queues(todo)}
+        while jobs:
+            done, jobs = wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not lines.empty():
+                say(lines.get())
+            for job in done:
+                job.result()  # raises what the worker raised
     return missing(store.cells(), wanted)
 
 
@@ -78,9 +83,8 @@ def _queues(todo: Sequence[Cell]) -> list[list[Cell]]:
     return list(queues.values())
 
 
-def _run_queue(queue: list[Cell], place: Workplace, deadline: float | None, commit: str) -> list[str]:
-    """In a worker: run and store cells one after the other; what to say of each."""
-    said = []
+def _run_queue(queue: list[Cell], place: Workplace, deadline: float | None, commit: str, say: Say) -> None:
+    """In a worker: run and store cells one after the other."""
     store = Store(place.store)
     splits: dict[str, Split] = {}
     for cell in queue:
@@ -88,6 +92,7 @@ def _run_queue(queue: list[Cell], place: Workplace, deadline: float | None, comm
             break
         if cell.data not in splits:
             splits[cell.data] = leave_one_out(read_sequences(place.data / DATA_FILES[cell.data]))
+        say(f"{cell.key}: begun")
         result = run_cell(
             cell,
             splits[cell.data],
@@ -95,8 +100,21 @@ def _run_queue(queue: list[Cell], place: Workplace, deadline: float | None, comm
             threads=place.threads,
             device=place.device,
             commit=commit,
+            progress=_Every(60, cell.key, say),
         )
         store.put(cell, result)
         valid = result["valid"]["one_step"]["ndcg@10"]
-        said.append(f"{cell.key}: validation NDCG@10 {valid:.4f}, {result['cpu_s']:.0f} CPU s")
-    return said
+        say(f"{cell.key}: done, validation NDCG@10 {valid:.4f}, {result['cpu_s']:.0f} CPU s")
+
+
+class _Every:
+    """A Progress that speaks once in so many seconds."""
+
+    def __init__(self, seconds: float, name: str, say: Say) -> None:
+        self._seconds, self._name, self._say = seconds, name, say
+        self._next = time.monotonic() + seconds
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._seconds
+            self._say(f"{self._name}: {fraction:.0%} {stage}")

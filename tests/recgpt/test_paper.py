@@ -190,6 +190,7 @@ def test_missing_cells_are_run_tables_written_and_nothing_is_run_twice(data, tmp
     said: list[str] = []
     assert fill(wanted, place, said.append) == []
     assert said[0] == "2 of 2 cells to run"
+    assert [line.split(": ")[1].split(",")[0] for line in said[1:]] == ["begun", "done"] * 2
     assert fill(wanted, place, said.append) == []
     assert said[-1] == "0 of 2 cells to run"
     made = write(wanted, place.store, tmp_path / "out")
