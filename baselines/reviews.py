@@ -32,6 +32,8 @@ EPOCH = datetime(1970, 1, 1)
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999. A later time is in milliseconds."""
 LINES_BETWEEN_REPORTS = 1 << 16
+REPORT_SHARE = 0.05
+"""At least so many lines and so much of the file lie between two words of progress."""
 BLOCK_BYTES = 1 << 20
 
 
@@ -183,10 +185,7 @@ def ids_path(out: Path) -> Path:
 def write_sequences(sequences: Renumbered, out: Path) -> None:
     """`out`: lines of `user item item ...`, both from 1. `ids_path(out)`: kind (user or item), number, id in
     the source. A crash leaves old files, never half of a new one."""
-    texts, ids = (
-        out.with_name(out.name + ".partial"),
-        ids_path(out).with_name(ids_path(out).name + ".partial"),
-    )
+    texts, ids = (path.with_name(path.name + ".partial") for path in (out, ids_path(out)))
     try:
         with texts.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(_sequence_lines(sequences.interactions))
@@ -256,13 +255,14 @@ def _lines(path: Path, progress: Progress) -> Iterator[bytes]:
         stream: Any = io.BufferedReader(raw, BLOCK_BYTES)
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream), BLOCK_BYTES)
-        number = 0
+        number, due = 0, 0.0
         try:
             if stream.peek(3)[:3] == codecs.BOM_UTF8:
                 stream.read(3)
             for number, line in enumerate(stream, start=1):
-                if not number % LINES_BETWEEN_REPORTS:
+                if not number % LINES_BETWEEN_REPORTS and raw.tell() / size >= due:
                     progress(f"read {path.name}: {number:,} lines", raw.tell() / size)
+                    due = raw.tell() / size + REPORT_SHARE
                 yield line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             what = "ends in the middle of its gzip data" if isinstance(error, EOFError) else "is damaged"
@@ -309,11 +309,16 @@ def _yelp_json(line: str) -> tuple[str, str, int]:
 def _json_object(line: str) -> Any:
     """JSON, or the text of a Python dictionary, which older Amazon files have in every line.
 
-    literal_eval reads constants and containers alone; nothing of the line is run.
+    literal_eval reads constants and containers alone; nothing of the line is run. raw_decode is json.loads
+    without its search for space at both ends, which took a fifth of the time.
     """
-    if line.startswith("{'"):
-        return ast.literal_eval(line)
-    return json.loads(line)
+    text = line.strip()
+    if text.startswith("{'"):
+        return ast.literal_eval(text)
+    review, end = _DECODE(text)
+    if end < len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return review
 
 
 def _user_first(line: str) -> tuple[str, str, int]:
@@ -361,6 +366,7 @@ def _in_period(within: Period) -> str:
 
 
 _MALFORMED = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError)
+_DECODE = json.JSONDecoder().raw_decode
 _PRODUCT = re.compile(r"[0-9B][0-9A-Z]{9}")
 _REVIEWER = re.compile(r"A[0-9A-Z]{8,}")
 

@@ -286,6 +286,8 @@ def test_blank_lines_windows_ends_and_a_byte_order_mark_do_no_harm(tmp_path):
     path = tmp_path / "ratings.csv"
     path.write_bytes(b"\xef\xbb\xbfu1,i1,5.0,10\r\n\r\nu2,i1,3,9\r\n\n")
     read = read_reviews(path)
+    (tmp_path / "raw.json").write_text(f"\n  {GOOD.strip()} \r\n\n")
+    assert read_reviews(tmp_path / "raw.json").times.tolist() == [5]
     assert (read.user_ids, read.item_ids, read.times.tolist()) == (["u1", "u2"], ["i1"], [10, 9])
 
 
@@ -304,6 +306,7 @@ YELP = '{"user_id": "u", "business_id": "i", "date": "2019-01-01 00:00:00"}\n'
     [
         ("amazon-json", GOOD + '{"reviewerID": "u", "asin": "i"}\n', "line 2 of .*raw: no field 'unixRev"),
         ("amazon-json", GOOD + GOOD[:30] + "\n", r"line 2 .*: no JSON \(.* at character \d+\): '{"),
+        ("amazon-json", GOOD + GOOD.strip() + ",\n", r"line 2 .*: no JSON \(Extra data at character 54\)"),
         ("amazon-json", GOOD + "{'reviewerID': 'u'\n", "line 2 .*: .*expected a JSON object with reviewerID"),
         ("amazon-json", "{'reviewerID': open('x')}\n", "line 1 .*open"),
         ("amazon-json", GOOD.replace('"u"', "7"), "line 1 .*: user 7, item 'i', time 5; expected"),
