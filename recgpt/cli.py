@@ -339,8 +339,8 @@ def evaluate(
     """Hit rate and NDCG by ranking all items, and what each stage of RecGPT adds.
 
     RecGPT gives three rows: recgpt:pretrain, recgpt:tuned (one step) and recgpt (two steps). Gained and lost
-    are users whose target entered or left the list against the row above. Seconds are CPU seconds of training
-    and ranking.
+    are users whose target entered or left the list against the row above. Each row is compared with the first
+    one, user by user. Seconds are CPU seconds of training and ranking.
 
     \b
     Examples:
@@ -638,14 +638,17 @@ def _summary(model: "RecGPT") -> str:
 def _table(found: dict[str, Any]) -> str:
     metrics = [f"{name}@{k}" for k in (5, 10, 20) for name in ("hr", "ndcg")]
     names = [name.upper() for name in metrics]
-    titles = ("model", *names, "(m, n)@10", "gained/lost@10", "users", "CPU s")
+    against = f"NDCG@10 - {found['results'][0]['model']} (95 %)"
+    titles = ("model", *names, "(m, n)@10", "gained/lost@10", against, "users", "CPU s")
     lines = [titles]
     for row in found["results"]:
         recall = row.get("recall", {}).get("10")
         values = [f"{row[name]:.4f}" for name in metrics]
         split = f"({recall['m']}, {recall['n']})" if recall else "-"
         moved = f"{row['gained@10']}/{row['lost@10']}" if "gained@10" in row else "-"
-        lines.append((row["model"], *values, split, moved, f"{row['n_users']:,}", f"{row['seconds']:.0f}"))
+        gap = _interval(row["difference"]) if "difference" in row else "-"
+        counts = (f"{row['n_users']:,}", f"{row['seconds']:.0f}")
+        lines.append((row["model"], *values, split, moved, gap, *counts))
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     head = f"{found['data']}, {found['split']}, all items ranked, masking: {found['masking']}"
     return "\n".join([head, *(_aligned(line, widths) for line in lines)])
@@ -662,6 +665,14 @@ def _counts_table(counts: "Counts") -> str:
     )
     widths = [max(len(title), len(value)) for title, value in zip(titles, values, strict=True)]
     return "\n".join(_aligned(line, widths) for line in (titles, values))
+
+
+def _interval(difference: dict[str, Any]) -> str:
+    """
+    >>> _interval({"difference": 0.001, "low": -0.0005, "high": 0.0025})
+    '+0.0010 (-0.0005 to +0.0025)'
+    """
+    return "{difference:+.4f} ({low:+.4f} to {high:+.4f})".format(**difference)
 
 
 def _aligned(line: tuple[str, ...], widths: list[int]) -> str:

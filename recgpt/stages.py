@@ -14,7 +14,7 @@ import numpy as np
 from baselines import load_model
 from baselines.base import Ids, Progress, silent
 from baselines.data import Split, Validation
-from baselines.evaluate import evaluate_split, gains, hits
+from baselines.evaluate import evaluate_split, gains, hits, paired_difference
 from baselines.sequential import SequentialRecommender
 from recgpt.recall import split_ranks
 from recgpt.recommender import RecGPT
@@ -50,7 +50,8 @@ class Row:
 
 def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """JSON values: a dictionary for each row; `gained_k` and `lost_k` are against the RecGPT stage before
-    it."""
+    it, `difference` is this row's NDCG@10 minus that of the first row, paired by user, with its 95 %
+    bootstrap interval."""
     found = []
     for row, before in zip(rows, [None, *rows], strict=False):
         line: dict[str, Any] = {"model": row.model, "stage": row.stage}
@@ -62,6 +63,9 @@ def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if before is not None and row.model.startswith("recgpt") and before.model.startswith("recgpt"):
             for k in KS:
                 line[f"gained@{k}"], line[f"lost@{k}"] = row.discordant(before, k)
+        if row is not rows[0]:
+            difference = paired_difference(gains(row.ranks[10], 10), gains(rows[0].ranks[10], 10))
+            line["difference"] = {"of": "ndcg@10", "to": rows[0].model, **difference._asdict()}
         found.append(line)
     return found
 

@@ -254,6 +254,11 @@ def test_stage_rows_are_what_recommend_gives(world):
     lines = document(rows)
     assert lines[1]["gained@10"] - lines[1]["lost@10"] == round(100 * (lines[1]["hr@10"] - lines[0]["hr@10"]))
     assert "gained@10" not in lines[0]
+    assert "difference" not in lines[0]
+    gap = lines[2]["difference"]
+    assert (gap["of"], gap["to"]) == ("ndcg@10", "recgpt:pretrain")
+    assert gap["low"] <= gap["difference"] <= gap["high"]
+    assert gap["difference"] == pytest.approx(lines[2]["ndcg@10"] - lines[0]["ndcg@10"])
 
 
 def test_user_vectors_learn_and_strangers_are_served(world):
