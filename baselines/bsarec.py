@@ -7,14 +7,16 @@ the rest; beta is learned for each dimension.
 
 Departure: the authors train each prefix as a sequence of its own, right-aligned in the window, because the
 low-pass of a slot depends on all slots, later ones too. Here all prefixes train in one pass: the state of
-slot t is what the authors' filter gives at the LAST slot of the prefix that ends with t. That is a linear
-map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an earlier state. In the
-first layer it is the authors' value for that prefix exactly, but for what stands before it: zeros here, or
-the prefix over and over (padding="cyclic"), and a learned pad vector there. Hutter et al. (2025, arXiv
-2512.17442) find that padding with something that is not constant makes the filter work. In further layers
-the inputs at earlier slots are those of the earlier prefixes, where the authors filter the whole prefix
-again. A window of T items costs one pass, their way T. Positions count from the start of the window, as in
-the other models here.
+slot t is what the authors' filter gives at the LAST slot of the prefix that ends with t, with zeros before
+it. That is a linear map with a lower-triangular matrix (`last_slot_low_pass`), so no later item reaches an
+earlier state. In the first layer it is the authors' value for that prefix exactly, but for their pads,
+which are not zero vectors. In further layers the inputs at earlier slots are those of the earlier prefixes,
+where the authors filter the whole prefix again. A window of T items costs one pass, their way T. Positions
+count from the start of the window, as in the other models here.
+
+Tried: the prefix over and over before it instead of zeros, because Hutter et al. (2025, arXiv 2512.17442)
+find that padding should not be constant. No difference on Beauty's validation (NDCG@10 .0651 against .0652
+after 13 epochs).
 """
 
 import math
@@ -31,8 +33,6 @@ from baselines.layers import CausalAttention, FeedForward, initialise, last_slot
 from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import TrainingSettings
 
-PADDINGS = ("zeros", "cyclic")
-
 
 @dataclass(frozen=True)
 class BSARecSettings:
@@ -43,7 +43,6 @@ class BSARecSettings:
     attention_dropout: float | None = None  # None = as `dropout`
     alpha: float = 0.7  # the filter's part of a layer; the rest is attention's
     cutoff: int = 5  # c: frequencies up to c // 2 waves in 50 slots are low
-    padding: str = "zeros"  # what the filter finds before a prefix; or "cyclic": the prefix, repeated
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
@@ -51,8 +50,6 @@ class BSARecSettings:
             raise ValueError(f"alpha is {self.alpha}; it must be 0 (attention only) to 1 (filter only)")
         if not 0 <= self.cutoff <= MAX_LENGTH:
             raise ValueError(f"cutoff is {self.cutoff}; it must be 0 to {MAX_LENGTH}")
-        if self.padding not in PADDINGS:
-            raise ValueError(f"padding is {self.padding!r}; allowed: {', '.join(PADDINGS)}")
 
 
 class FrequencyFilter(nn.Module):
@@ -60,9 +57,9 @@ class FrequencyFilter(nn.Module):
 
     low_pass: Tensor
 
-    def __init__(self, dim: int, cutoff: int, padding: str, dropout: float) -> None:
+    def __init__(self, dim: int, cutoff: int, dropout: float) -> None:
         super().__init__()
-        self.register_buffer("low_pass", last_slot_low_pass(cutoff // 2 + 1, padding), persistent=False)
+        self.register_buffer("low_pass", last_slot_low_pass(cutoff // 2 + 1), persistent=False)
         self.beta = nn.Parameter(torch.randn(dim))
         self.norm = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
@@ -84,7 +81,7 @@ class FilteredBlock(nn.Module):
     def __init__(self, s: BSARecSettings) -> None:
         super().__init__()
         self.alpha = s.alpha
-        self.filter = FrequencyFilter(s.dim, s.cutoff, s.padding, s.dropout)
+        self.filter = FrequencyFilter(s.dim, s.cutoff, s.dropout)
         attention_dropout = s.dropout if s.attention_dropout is None else s.attention_dropout
         self.attention = CausalAttention(s.dim, s.heads, attention_dropout)
         self.feed_forward = FeedForward(s.dim, 4 * s.dim, s.dropout)
@@ -146,9 +143,11 @@ class BSARec(SequentialRecommender):
             "the authors' configuration for Beauty",
         ),
         "best": Preset(
-            BSARecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-            "the training of SASRec's preset, at twice the rate",
+            BSARecSettings(dropout=0.4, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(
+                epochs=200, max_targets=None, batch_targets=768, lr=1e-3, patience=10, averaging=0.998
+            ),
+            "validation on Beauty, where dropout .4 and this training had NDCG@10 .065 after 13 epochs",
         ),
     }
 
@@ -156,20 +155,18 @@ class BSARec(SequentialRecommender):
         return BSARecNetwork(n_items, self.settings)
 
 
-def last_slot_low_pass(n_frequencies: int, padding: str = "zeros", window: int = MAX_LENGTH) -> Tensor:
+def last_slot_low_pass(n_frequencies: int, window: int = MAX_LENGTH) -> Tensor:
     """The matrix (window, window) whose row t is the low-pass, at its last slot, of the first t + 1 inputs
-    right-aligned in a window, with `padding` before them.
+    right-aligned in a window of zeros.
 
     A low-pass by Fourier transform is a circular convolution with the Dirichlet kernel; at the last slot the
-    input of age j has the kernel's j-th weight. Cyclic padding adds the weights of an input's repetitions.
+    input of age j has the kernel's j-th weight, whatever the length of the prefix.
     """
     age = torch.arange(window, dtype=torch.float64)
     kernel = torch.zeros(window, dtype=torch.float64)
     for frequency in range(min(n_frequencies, window // 2 + 1)):
         twice = 1 if frequency == 0 or 2 * frequency == window else 2  # with its negative frequency
         kernel += twice * torch.cos(2 * math.pi * frequency * age / window) / window
-    matrix = torch.zeros(window, window, dtype=torch.float64)
-    for t in range(window):
-        ages = torch.arange(window if padding == "cyclic" else t + 1)
-        matrix[t].index_add_(0, t - ages % (t + 1), kernel[ages])
-    return matrix.float()
+    slot = torch.arange(window)
+    lag = slot[:, None] - slot
+    return torch.where(lag >= 0, kernel[lag.clamp_min(0)], 0.0).float()

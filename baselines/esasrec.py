@@ -129,9 +129,11 @@ class ESASRec(SequentialRecommender):
             "the authors' configuration for Beauty (128 sequences a batch)",
         ),
         "best": Preset(
-            ESASRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-            "the training of SASRec's preset, at twice the rate",
+            ESASRecSettings(dropout=0.4, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(
+                epochs=200, max_targets=None, batch_targets=768, lr=1e-3, patience=10, averaging=0.998
+            ),
+            "validation on Beauty, where it had NDCG@10 .062 after 14 epochs without averaged weights",
         ),
     }
 

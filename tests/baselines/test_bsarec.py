@@ -21,44 +21,34 @@ def sample(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def low_pass_at_the_end(prefix, n_frequencies, padding="zeros", window=50):
+def low_pass_at_the_end(prefix, n_frequencies, window=50):
     """What the authors compute for one sequence: pads on the left, transform, cut, back; its last slot."""
-    padded = prefix[np.arange(-window, 0) % len(prefix)]
-    if padding == "zeros":
-        padded[: window - len(prefix)] = 0
+    padded = np.zeros((window, prefix.shape[1]))
+    padded[window - len(prefix) :] = prefix
     spectrum = np.fft.rfft(padded, axis=0, norm="ortho")
     spectrum[n_frequencies:] = 0
     return np.fft.irfft(spectrum, n=window, axis=0, norm="ortho")[-1]
 
 
-@given(
-    st.integers(1, 26), st.sampled_from(["zeros", "cyclic"]), st.integers(1, 50), st.integers(0, 2**32 - 1)
-)
-def test_each_row_is_the_low_pass_of_its_prefix_at_the_last_slot(n_frequencies, padding, length, seed):
+@given(st.integers(1, 26), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_each_row_is_the_low_pass_of_its_prefix_at_the_last_slot(n_frequencies, length, seed):
     x = np.random.default_rng(seed).standard_normal((length, 3))
-    found = last_slot_low_pass(n_frequencies, padding).numpy()[:length, :length] @ x
+    found = last_slot_low_pass(n_frequencies).numpy()[:length, :length] @ x
     for t in range(0, length, 7):
-        expected = low_pass_at_the_end(x[: t + 1], n_frequencies, padding)
-        np.testing.assert_allclose(found[t], expected, atol=1e-5)
+        np.testing.assert_allclose(found[t], low_pass_at_the_end(x[: t + 1], n_frequencies), atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", ["zeros", "cyclic"])
-def test_the_matrix_is_lower_triangular_and_all_frequencies_are_the_identity(padding):
+def test_the_matrix_is_lower_triangular_and_all_frequencies_are_the_identity():
     for n_frequencies in (1, 3, 10):
-        matrix = last_slot_low_pass(n_frequencies, padding)
+        matrix = last_slot_low_pass(n_frequencies)
         assert torch.equal(matrix, matrix.tril())
-    torch.testing.assert_close(last_slot_low_pass(26, padding), torch.eye(50), atol=1e-6, rtol=0)
-
-
-def test_the_slowest_wave_of_a_repeated_prefix_is_its_mean():
-    matrix = last_slot_low_pass(1, "cyclic")
-    torch.testing.assert_close(matrix[9, :10], torch.full((10,), 0.1))
+    torch.testing.assert_close(last_slot_low_pass(26), torch.eye(50), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_the_filter_layer_is_the_papers_for_every_prefix():
     with seeded(0):
-        layer = FrequencyFilter(4, 5, "zeros", 0.0).eval()
+        layer = FrequencyFilter(4, 5, 0.0).eval()
     x = sample(2, 12, 4)
     found = layer(x).numpy()
     for row in range(2):
@@ -73,16 +63,16 @@ def test_the_filter_layer_is_the_papers_for_every_prefix():
 @torch.no_grad()
 def test_the_one_slot_path_agrees_with_the_whole_block():
     with seeded(0):
-        block = FilteredBlock(replace(SIZES, alpha=0.6, padding="cyclic")).eval()
+        block = FilteredBlock(replace(SIZES, alpha=0.6)).eval()
     x, last = sample(5, 50, 8), torch.tensor([0, 49, 3, 1, 17])
     torch.testing.assert_close(block.at(x, last), take(block(x), last), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("alpha", "padding"), [(0.0, "zeros"), (0.7, "zeros"), (1.0, "cyclic")])
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
 @torch.no_grad()
-def test_no_future_item_changes_an_earlier_state(alpha, padding):
+def test_no_future_item_changes_an_earlier_state(alpha):
     with seeded(1):
-        network = BSARecNetwork(30, replace(SIZES, alpha=alpha, padding=padding)).eval()
+        network = BSARecNetwork(30, replace(SIZES, alpha=alpha)).eval()
     items = torch.tensor([[3, 7, 9, 2, 5]])
     for t in range(4):
         changed = items.clone()
@@ -115,5 +105,3 @@ def test_settings_out_of_range_are_refused():
         replace(SIZES, alpha=1.5)
     with pytest.raises(ValueError, match=r"cutoff is -1; it must be 0 to 50"):
         replace(SIZES, cutoff=-1)
-    with pytest.raises(ValueError, match=r"padding is 'mirror'; allowed: zeros, cyclic"):
-        replace(SIZES, padding="mirror")
