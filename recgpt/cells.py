@@ -16,7 +16,7 @@ import resource
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -169,7 +169,7 @@ def run_cell(
         test[masking] = measure(model, held_out, two_steps=two_steps)
         test[masking].pop("two_steps", None)
     runs = getattr(model, "runs", [])
-    settings = described(model)
+    settings = described(model, without=TUNING_FIELDS if cell.stage == "pretrain" else ())
     return {
         "cell": asdict(cell),
         "settings": settings,
@@ -252,12 +252,14 @@ def unpack(text: str) -> Ids:
     return np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8).astype(np.int64)
 
 
-def described(model: Any) -> dict[str, Any]:
-    """Settings and training of a model as JSON values, without what does not change its lists."""
+def described(model: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Settings (but those named in `without`) and training of a model as JSON values, without what does not
+    change its lists."""
     if not isinstance(model, SequentialRecommender):
         return {}
     training = {k: v for k, v in asdict(model.training).items() if k not in ("threads", "device")}
-    return {"settings": asdict(model.settings), "training": training}
+    settings = {k: v for k, v in asdict(model.settings).items() if k not in without}
+    return {"settings": settings, "training": training}
 
 
 def head_commit() -> str:
@@ -287,7 +289,7 @@ def _stage(model: RecGPT, cell: Cell, split: Split, home: Path, progress: Progre
     """Leave `model` trained up to the cell's stage; the CPU seconds that its checkpoint had cost before."""
     settings, training = model.settings, model.training
     first = asdict(model.stages()[0]) | {"threads": 0, "device": ""}
-    kept = {name: value for name, value in asdict(settings).items() if name not in TUNING_FIELDS}
+    kept = described(model, without=TUNING_FIELDS)["settings"]
     name = f"{cell.data}-{_hash({'settings': kept, 'first': first, 'data': split.train.content_hash()})}"
     checkpoint = home / f"{name}.safetensors"
     before_s = 0.0
