@@ -64,7 +64,7 @@ _PUBLISHED_TRAINING = TrainingSettings(
 
 PRESETS = {
     "best": Preset(
-        RecGPTSettings(loss=LossSettings("full"), tune_epochs=10, dropout=0.5),
+        RecGPTSettings(loss=LossSettings("full"), tune_epochs=5),
         BEST_TRAINING,
         "trials on the validation part of Beauty (bench/RESULTS.md)",
     ),

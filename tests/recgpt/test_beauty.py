@@ -1,4 +1,4 @@
-"""The claim of the README on real data: minutes."""
+"""The claims of bench/RESULTS.md on real data: minutes."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from recgpt.cli import main
 
 
 @pytest.mark.slow
-def test_defaults_rank_beauty_well_within_ten_minutes_of_cpu():
+def test_best_ranks_beauty_well_within_fifteen_minutes_of_cpu():
     data = Path(__file__).parents[2] / "../shared/data/sequential/Beauty.txt"
     if not data.exists():
         pytest.skip("needs ../shared/data")
     result = CliRunner().invoke(main, ["eval", str(data), "--models", "recgpt", "--json"])
     pretrained, tuned, two_step = json.loads(result.stdout)["results"]
-    assert min(tuned["hr@10"], two_step["hr@10"]) >= 0.083
+    assert min(pretrained["hr@10"], tuned["hr@10"], two_step["hr@10"]) >= 0.0928
     assert two_step["hr@10"] > pretrained["hr@10"] - 0.002  # a standard error
-    assert two_step["seconds"] < 600
+    assert two_step["seconds"] < 900
