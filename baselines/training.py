@@ -221,7 +221,9 @@ class _State:
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.steps = 0
-        self.average = [weight.detach().clone() for weight in network.parameters()]
+        self.average: list[Tensor] = []
+        if settings.averaging:
+            self.average = [weight.detach().clone() for weight in network.parameters()]
         self.epochs: list[Epoch] = []
         self.best, self.best_weights = 0, _copy(network)
 
@@ -233,7 +235,7 @@ class _State:
         for group in self.optimizer.param_groups:
             group["lr"] = s.rate(epoch, self.steps)
         self.optimizer.step()
-        if s.averaging:
+        if self.average:
             decay = min(s.averaging, (1 + self.steps) / (10 + self.steps))
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, list(self.network.parameters()), 1 - decay)
@@ -242,7 +244,7 @@ class _State:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network has the averaged weights inside, where there are any."""
-        if not self.settings.averaging:
+        if not self.average:
             yield
             return
         weights: list[Tensor] = list(self.network.parameters())
@@ -268,8 +270,7 @@ class _State:
     def save(self, path: str | Path, label: str, identity: dict[str, Any]) -> None:
         tensors = {f"now.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        if self.settings.averaging:
-            tensors |= {f"average.{number}": tensor for number, tensor in enumerate(self.average)}
+        tensors |= {f"average.{number}": tensor for number, tensor in enumerate(self.average)}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
         reached = {"steps": self.steps, "epochs": self.epochs, "best": self.best}
