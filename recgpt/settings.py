@@ -5,7 +5,7 @@ what validation showed to help. Where `paper` and `authors` differ is a setting 
 be measured (`recgpt paper --parts ablation` measures those of `best`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baselines.sequential import LossSettings, Preset
 from baselines.training import BEST_TRAINING, TrainingSettings
@@ -57,6 +57,26 @@ class RecGPTSettings(DecoderSettings, PromptSettings):
             )
 
 
+_PUBLISHED = RecGPTSettings(
+    dim=256,
+    layers=1,
+    heads=2,
+    expand=2,
+    dropout=0.1,
+    attention_dropout=0.0,
+    input_norm=False,
+    user_vectors=True,
+    user_dropout=0.0,
+    loss=LossSettings("bce", 1),
+    tune_loss=LossSettings("full"),
+    tune_epochs=40,
+    prompts="sequential",
+    n_prompts=1,
+    prompt_slot_loss="none",
+    prompt_repeats=True,
+)
+"""The method of the text at the sizes of the published code."""
+
 _PUBLISHED_TRAINING = TrainingSettings(
     epochs=300, max_targets=None, batch_targets=1536, lr=1e-3, patience=10, evaluate_users=100_000
 )
@@ -68,53 +88,19 @@ PRESETS = {
         BEST_TRAINING,
         "trials on the validation part of Beauty (bench/RESULTS.md)",
     ),
-    "paper": Preset(
-        RecGPTSettings(
-            dim=256,
-            layers=1,
-            heads=2,
-            expand=2,
-            dropout=0.1,
-            attention_dropout=0.0,
-            input_norm=False,
-            user_vectors=True,
-            user_dropout=0.0,
-            loss=LossSettings("bce", 1),
-            tune_loss=LossSettings("full"),
-            prompts="sequential",
-            n_prompts=1,
-            prompt_slot_loss="none",
-            prompt_repeats=True,
-            tune_epochs=40,
-        ),
-        _PUBLISHED_TRAINING,
-        "the method of the text at the sizes of the published code",
-    ),
+    "paper": Preset(_PUBLISHED, _PUBLISHED_TRAINING, "the method of the text"),
     "authors": Preset(
-        RecGPTSettings(
-            dim=256,
-            layers=1,
-            heads=2,
-            expand=2,
-            dropout=0.1,
-            attention_dropout=0.0,
-            input_norm=False,
+        replace(
+            _PUBLISHED,
             attention="flow",
             positions="end",
             output="untied",
             attention_init="torch",
-            user_vectors=True,
-            user_dropout=0.0,
-            loss=LossSettings("bce", 1),
-            tune_loss=LossSettings("full"),
             prompts="last",
-            n_prompts=1,
             prompt_slot_loss="skip",
-            prompt_repeats=True,
             prompt_leak=True,
-            tune_epochs=40,
         ),
         _PUBLISHED_TRAINING,
-        "the commands of the published code, for Beauty",
+        "the published commands for Beauty",
     ),
 }

@@ -9,7 +9,7 @@ from baselines.sequential import LossSettings
 from baselines.training import TrainingSettings
 from recgpt.recall import Split
 from recgpt.recommender import RecGPT
-from recgpt.settings import RecGPTSettings
+from recgpt.settings import PRESETS, RecGPTSettings
 from recgpt.stages import document, measure, train_and_measure
 
 SETTINGS = RecGPTSettings(dim=16, dropout=0.1, loss=LossSettings("sampled", 30))
@@ -71,45 +71,10 @@ def test_fit_is_pretraining_and_then_tuning(model, world):
     assert alone.splits == model.splits
 
 
-AUTHORS = RecGPTSettings(
-    dim=16,
-    layers=1,
-    heads=2,
-    expand=2,
-    dropout=0.1,
-    attention_dropout=0.0,
-    input_norm=False,
-    attention="flow",
-    positions="end",
-    output="untied",
-    attention_init="torch",
-    user_vectors=True,
-    user_dropout=0.0,
-    prompts="last",
-    prompt_slot_loss="skip",
-    prompt_repeats=True,
-    prompt_leak=True,
-    loss=LossSettings("bce", 1),
-    tune_loss=LossSettings("full"),
-    tune_share=0.5,
-    second_share=0.1,
+AUTHORS, PAPER = (
+    replace(PRESETS[name].settings, dim=16, tune_epochs=None, tune_share=0.5) for name in ("authors", "paper")
 )
-PAPER = RecGPTSettings(
-    dim=16,
-    layers=1,
-    heads=2,
-    expand=2,
-    dropout=0.1,
-    attention_dropout=0.0,
-    input_norm=False,
-    user_vectors=True,
-    user_dropout=0.0,
-    prompts="sequential",
-    prompt_slot_loss="none",
-    loss=LossSettings("bce", 1),
-    tune_loss=LossSettings("full"),
-    tune_share=0.5,
-)
+AUTHORS = replace(AUTHORS, second_share=0.1)
 
 
 @pytest.mark.parametrize("settings", [AUTHORS, PAPER], ids=["authors", "paper"])
