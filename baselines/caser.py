@@ -102,13 +102,13 @@ class Caser(SequentialRecommender):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
             CaserSettings(dim=50, ahead=3, dropout=0.5, loss=LossSettings("bce", 3)),
-            TrainingSettings(epochs=60, max_targets=None, lr=1e-3, weight_decay=1e-6, patience=5),
+            TrainingSettings(epochs=60, max_targets=None, lr=1e-3, weight_decay=1e-6, patience=10),
             "section 4.1 of the paper and the authors' code: d 50, L 5, T 3, 16 and 4 filters, dropout .5",
         ),
         "best": Preset(
             CaserSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-            "the training of SASRec's preset, at twice the rate",
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=3e-3, patience=10),
+            "the budget of SASRec's preset, lr .003; on validation (Beauty) .030 in 6 epochs, BCE .028 in 23",
         ),
     }
 

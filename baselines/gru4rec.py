@@ -2,9 +2,9 @@
 Karatzoglou, 2018, arXiv 1706.03847).
 
 The state h_t after item x_t is a gated recurrent unit's, and an item's score is its vector's product with
-h_t. The preset "paper" trains with BPR-max over 2,048 uniform negatives, the authors' loss of 2018 (their
-TOP1-max is the loss kind "top1-max"); "best" with sampled cross-entropy, which later reproductions and the
-newest settings of the authors' code use.
+h_t. Both presets train with BPR-max over 2,048 uniform negatives, the authors' loss of 2018; their TOP1-max
+is the loss kind "top1-max". Sampled cross-entropy, the default as for all models and what later reproductions
+use, learned more slowly: after six epochs on Beauty .017 NDCG@10 on validation against .035.
 
 Departures: a history is one sequence rather than sessions in parallel batches, so gradients go through the
 whole of it; input and output share the item vectors (the authors' constrained embedding), without item
@@ -67,9 +67,9 @@ class GRU4Rec(SequentialRecommender):
             "BPR-max and 2,048 samples as in section 5 of the 2018 paper; Adam and its lr are ours",
         ),
         "best": Preset(
-            GRU4RecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-            "the training of SASRec's preset, at twice the rate",
+            GRU4RecSettings(dropout=0.2, loss=LossSettings("bpr-max", 2048)),
+            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10),
+            "as paper with more patience: sampled softmax, dropout .5 was below it on validation (Beauty)",
         ),
     }
 

@@ -77,8 +77,8 @@ class NARM(SequentialRecommender):
         ),
         "best": Preset(
             NARMSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=1e-3, patience=10),
-            "the training of SASRec's preset, at twice the rate",
+            TrainingSettings(epochs=200, max_targets=None, batch_targets=1536, lr=3e-3, patience=10),
+            "the loss and budget of SASRec's preset; lr .003 learned faster than .001 (validation, Beauty)",
         ),
     }
 
