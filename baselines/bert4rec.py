@@ -108,9 +108,9 @@ class BERT4Rec(SequentialRecommender):
             "steps at 1e-4",
         ),
         "best": Preset(
-            BERT4RecSettings(dropout=0.3, mask_share=0.3, last_share=0.5, loss=LossSettings("sampled", 1024)),
-            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10),
-            "fewer masks and more last ones learn sooner (validation on Beauty)",
+            BERT4RecSettings(dropout=0.3, loss=LossSettings("sampled", 1024)),
+            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10, averaging=0.998),
+            "validation on Beauty: NDCG@10 .038 after 20 epochs, and still rising",
         ),
     }
 

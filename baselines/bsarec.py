@@ -147,7 +147,7 @@ class BSARec(SequentialRecommender):
             TrainingSettings(
                 epochs=200, max_targets=None, batch_targets=768, lr=1e-3, patience=10, averaging=0.998
             ),
-            "validation on Beauty, where dropout .4 and this training had NDCG@10 .065 after 13 epochs",
+            "validation on Beauty: HR@10 .115 and NDCG@10 .070 after 20 epochs, and still rising",
         ),
     }
 
