@@ -7,7 +7,7 @@ next epoch.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -75,12 +75,13 @@ def write(wanted: Wanted, store: Path, out: Path) -> dict[str, list[Table]]:
     return made
 
 
-def _queues(todo: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by their pre-training, in the order of the plan; a baseline is a queue of its own."""
+def _queues(todo: Sequence[Cell], done: Container[str]) -> list[list[Cell]]:
+    """Cells by their pre-training, in the order of the plan, but first those whose pre-training has been run;
+    a baseline is a queue of its own."""
     queues: dict[Cell, list[Cell]] = {}
     for cell in todo:
         queues.setdefault(cell if cell.stage == "fit" else cell.first_stage, []).append(cell)
-    return list(queues.values())
+    return [queue for _, queue in sorted(queues.items(), key=lambda item: item[0].key not in done)]
 
 
 def _run_queue(queue: list[Cell], place: Workplace, deadline: float | None, commit: str, say: Say) -> None:
