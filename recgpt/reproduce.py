@@ -48,7 +48,10 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
     spawn = get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(place.workers, mp_context=spawn) as pool:
         lines = manager.Queue()
-        jobs = {pool.submit(_run_queue, queue, place, deadline, commit, lines.put) for queue in _queues(todo)}
+        jobs = {
+            pool.submit(_run_queue, queue, place, deadline, commit, lines.put)
+            for queue in _queues(todo, store.cells())
+        }
         while jobs:
             done, jobs = wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED)
             while not lines.empty():
