@@ -223,6 +223,7 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "n_users": settings.users,
         "stage": settings.stage,
         "start_ts": start_ts,
+        "pre_days": settings.warmup_days,
     }
 
 
