@@ -106,9 +106,7 @@ def main() -> None:
     "--sequential",
     help="How daily looks share alpha: obf (default), pocock, always-valid; none: only the last look decides.",
 )
-@click.option(
-    "--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration."
-)
+@click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
 )

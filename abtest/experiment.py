@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-
 LOOKS = ("daily", "final")
 SEQUENTIAL = ("obf", "pocock", "always-valid", "none")
 CORRECTIONS = ("holm", "hochberg", "bh")

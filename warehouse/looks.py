@@ -90,7 +90,11 @@ class LookSums:
                     early,
                     late,
                     sum(values[0] for _, values in self._cohorts(arm, early)),
-                    {**by_early[0], **{LATE + name: total for name, total in by_late[0].items()}, **of_users[0]},
+                    {
+                        **by_early[0],
+                        **{LATE + name: total for name, total in by_late[0].items()},
+                        **of_users[0],
+                    },
                     {
                         **of_users[1],
                         **by_early[1],
@@ -177,9 +181,7 @@ def users_before(experiment: str, start_ts: int, pre_days: int, asked: Asked) ->
     )
 
 
-def days_with_covariates(
-    experiment: str, start_ts: int, days: int, pre_days: int, asked: Asked
-) -> sa.Select:
+def days_with_covariates(experiment: str, start_ts: int, days: int, pre_days: int, asked: Asked) -> sa.Select:
     """Rows of (arm, cohort_ts, day_ts, sums, products with covariates)."""
     users = analysed(experiment).cte("analysed")
     of_day = user_days(users, start_ts, Window(1, days), asked.columns).cte("user_days")
