@@ -83,8 +83,8 @@ def analyse(
 
     `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
     of users that were dropped because they were seen in more than one arm. Moments that hold `pre_` columns
-    are adjusted for them. `pairs` are the sums over pairs of looks, for the correlation of daily looks; without
-    them increments are taken as independent.
+    are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
+    without them increments are taken as independent.
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]

@@ -104,7 +104,7 @@ def main() -> None:
 @click.option("--looks", help="daily: goals are tested after each day (default); final: once, at the end.")
 @click.option(
     "--sequential",
-    help="How daily looks share alpha: obf (default), pocock, always-valid; none: only the last look decides.",
+    help="How daily looks share alpha: obf (default), pocock, always-valid; none: the last day decides.",
 )
 @click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
 @click.option(

@@ -47,12 +47,13 @@ Totals = Mapping[tuple[str, Window], Moments]
 class Effect:
     """Treatment minus control for one metric and window. Lifts are fractions of the control mean.
 
-    The means are those observed. Where `measured` is adjusted for the pre-period (method `cuped`), difference,
-    lift, intervals and p are those of the adjusted estimates, the lift over the adjusted control mean.
+    The means are those observed. With method `cuped` (adjusted for the pre-period) difference, lift,
+    intervals and p are those of the adjusted estimates, the lift over the adjusted control mean.
     `level` is the confidence level really used for both intervals, `p` the two-sided p of Welch's test of the
-    difference, `p_adjusted` the corrected one, of goals, in the window that decides only. `mde` is the smallest
-    lift that a single two-sided test at the experiment's alpha, without correction, finds with power .8, given
-    the variances seen. Status `not_computable`: some values are None and `reason` says why; the others stand.
+    difference, `p_adjusted` the corrected one, of goals, in the window that decides only. `mde` is the
+    smallest lift that a single two-sided test at the experiment's alpha, without correction, finds with power
+    .8, given the variances seen. Status `not_computable`: some values are None and `reason` says why; the
+    others stand.
     """
 
     metric: str
@@ -148,7 +149,7 @@ def totals_of(rows: Iterable[MomentsRow], experiment: Experiment, metrics: Seque
 
 @dataclass(frozen=True)
 class Goal:
-    """The test of a goal in one treatment: its looks (None: only the last window decides), p and correction."""
+    """The test of a goal in one treatment: its looks (None: only the last window decides) and correction."""
 
     treatment: str
     metric: Metric

@@ -33,7 +33,7 @@ class Arm:
 class Experiment:
     """Arms compared over `days` days. The control defaults to the first arm, the salt to the name.
 
-    `looks`: goals are tested after each day (`daily`) or once (`final`). `sequential` says how daily looks share
+    `looks`: goals are tested after each day (`daily`) or once (`final`). `sequential`: how daily looks share
     alpha: O'Brien-Fleming or Pocock spending, always valid, or `none` (only the last look decides).
     `correction` over goals and treatments: Holm's, Hochberg's, or Benjamini and Hochberg's (exploration).
     Settings that cannot work raise ValueError or LookupError in one sentence.

@@ -4,7 +4,7 @@
 shown to be non-inferior; it is refused when a goal lost and none won (a guardrail shown to be worse than its
 margin counts as a loss). Of several treatments that can be shipped it is the one with most goals won; only
 when all are refused is the decision `do_not_ship`. All else is `keep_running`. What won or lost is said by
-the corrected p over all goals and treatments, sequential where there are daily looks. `rule` says it in words.
+the corrected p over all goals and treatments, sequential where there are daily looks. `rule` says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ TESTS = {
     "none": "Welch's test once, at the end",
     "obf": "a test after each day, alpha spent as by O'Brien and Fleming",
     "pocock": "a test after each day, alpha spent as by Pocock",
-    "always-valid": "an always-valid test after each day (asymptotic confidence sequence, tuned to the last day)",
+    "always-valid": "an always-valid test after each day (AsympCS, tuned to the last day)",
 }
 CORRECTION_NAMES = {"holm": "Holm's", "hochberg": "Hochberg's", "bh": "Benjamini and Hochberg's"}
 RANK: tuple[Decision, ...] = ("ship", "keep_running", "do_not_ship")
@@ -68,8 +68,8 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
     n_guardrails = sum(metric.role == "guardrail" for metric in metrics)
     tests = n_goals * len(experiment.treatments)
     guardrails = (
-        f"all {n_guardrails} guardrails are shown to stay within their margins (one-sided at 0.025, outside the"
-        " correction; inconclusive is not a pass)"
+        f"all {n_guardrails} guardrails are shown to stay within their margins (one-sided at 0.025,"
+        " outside the correction; inconclusive is not a pass)"
         if n_guardrails
         else "there is no guardrail to break"
     )
@@ -79,9 +79,9 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
         else f"any goal is wrongly called won or lost with probability {experiment.alpha:g} at most"
     )
     return (
-        f"Goals: {TESTS[experiment.design]}; {CORRECTION_NAMES[experiment.correction]} correction over {tests}"
-        f" tests, so that {share}. Ship: a goal won, none lost, and {guardrails}. Do not ship: a goal lost or a"
-        " guardrail broken, and none won. Keep running: anything else. Invalid: a health check failed."
+        f"Goals: {TESTS[experiment.design]}; {CORRECTION_NAMES[experiment.correction]} correction over"
+        f" {tests} tests, so that {share}. Ship: a goal won, none lost, and {guardrails}. Do not ship: a goal"
+        " lost or a guardrail broken, and none won. Keep running: anything else. Invalid: a health check failed."
     )
 
 

@@ -225,8 +225,9 @@ class Warehouse:
     ) -> LookSums:
         """What CUPED and a sequential analysis of days 1 to `days` need beside `moments`, as exact sums.
 
-        `covariates`: pairs of a column of the last `pre_days` days before the start and a column whose product
-        with it is needed. `pairs`: columns whose products over two looks are needed, both orders named.
+        `covariates`: pairs of a column of the last `pre_days` days before the start and a column whose
+        product with it is needed. `pairs`: columns whose products over two looks are needed, both orders
+        named.
         `LookSums.extended` adds the former to moments, `LookSums.pairs` gives the latter.
         """
         asked = looks.Asked(tuple(covariates), tuple(pairs))

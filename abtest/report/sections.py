@@ -25,27 +25,28 @@ HEADLINES = {
     "invalid": "INVALID: a health check failed",
 }
 GOAL_NOTE = (
-    "Means are per user unless a unit is given, as observed. Adjusted p: corrected over all goals and treatments;"
-    " intervals are at the level shown, which matches the decision. MDE: the smallest lift that a single test without"
-    " correction would find with probability 0.8."
+    "Means are per user unless a unit is given, as observed. Adjusted p: corrected over all goals and"
+    " treatments; intervals are at the level shown, which matches the decision. MDE: the smallest lift that a"
+    " single test without correction would find with probability 0.8."
 )
 CUPED_NOTE = (
     "Less variance: what the users' own totals before the experiment took out of the difference (CUPED, theta"
-    " pooled over arms). Lift, interval, p and MDE are the adjusted ones; the lift is over the adjusted control"
-    " mean."
+    " pooled over arms). Lift, interval, p and MDE are the adjusted ones; the lift is over the adjusted"
+    " control mean."
 )
 DIAGNOSTIC_NOTE = "Diagnostics explain and decide nothing; their p is not corrected."
 LOOKS_NOTE = (
-    "Goals: each look's interval is at the level of its bound, so that all looks together hold the goals' level;"
-    " single days are at the experiment's alpha, to be read, not to be acted on."
+    "Goals: each look's interval is at the level of its bound, so that all looks together hold the goals'"
+    " level; single days are at the experiment's alpha, to be read, not to be acted on."
 )
 SEQUENTIAL_NOTE = (
-    "A look rejects where its p is below its bound's level. Information is the share of the last look's, not of"
-    " days. p so far: the smallest alpha at which a look up to then would have rejected, before the correction."
+    "A look rejects where its p is below its bound's level. Information is the share of the last look's, not"
+    " of days. p so far: the smallest alpha at which a look up to then would have rejected, before the"
+    " correction."
 )
 EARLY_NOTE = (
-    "{names} crossed a bound before the last day: the estimate at that look is biased away from 0, since a look"
-    " stops a test when its effect looks large. Days 1-{days} stand in the table of windows."
+    "{names} crossed a bound before the last day: the estimate at that look is biased away from 0, since a"
+    " look stops a test when its effect looks large. Days 1-{days} stand in the table of windows."
 )
 TREND_NOTE = (
     "Lifts with intervals. Only the last row decides, at the levels of the goals' table; the others are at"

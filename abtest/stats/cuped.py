@@ -115,7 +115,7 @@ def pooled_theta(
             sum(((m.n - 1) * form_covariance(m, form[arm], one) for arm, m in arms.items()), Fraction(0))
         )
 
-    single = {name: dict.fromkeys(arms, {name: Fraction(1)}) for name in covariates}
+    single = {name: {arm: {name: Fraction(1)} for arm in arms} for name in covariates}
     squares = {name: pooled(single[name], name) for name in covariates}
     kept = [name for name in covariates if squares[name] > 0]
     if not kept:

@@ -36,7 +36,7 @@ def holm(p_values: Sequence[float | None], alpha: float = 0.05) -> list[Adjusted
 
 
 def hochberg(p_values: Sequence[float | None], alpha: float = 0.05) -> list[Adjusted]:
-    """Hochberg's step-up procedure: Holm's levels, searched from the largest p, so it rejects at least as much.
+    """Hochberg's step-up procedure: Holm's levels, searched from the largest p; it rejects as much or more.
 
     The chance of any false rejection is at most alpha for independent or positively dependent tests. The R
     rejected get their intervals at the level of the largest rejected p, alpha / (m - R + 1), all others at
@@ -55,7 +55,7 @@ def hochberg(p_values: Sequence[float | None], alpha: float = 0.05) -> list[Adju
 
 
 def benjamini_hochberg(p_values: Sequence[float | None], alpha: float = 0.05) -> list[Adjusted]:
-    """Benjamini and Hochberg's procedure, for exploration: of what it rejects, a share alpha at most is false.
+    """Benjamini and Hochberg's procedure, for exploration: at most a share alpha of what it rejects is false.
 
     All intervals are at max(R, 1) alpha / m with R rejections (Benjamini and Yekutieli 2005), which are the
     level of the largest rejected p and so match the decisions.
@@ -88,7 +88,7 @@ def _with_levels(
     alpha: float,
     level_of: Callable[[int, int], float],
 ) -> list[Adjusted]:
-    """Levels by `level_of`(rank from 0, number of rejections) for the rejected, alpha / (m - R) for others."""
+    """The rejected get `level_of`(rank from 0, number of rejections), all others alpha / (m - R)."""
     m = len(p_values)
     rejected = [p is not None and p < alpha for p in p_adjusted]
     n_rejected = sum(rejected)

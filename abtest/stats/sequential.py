@@ -11,6 +11,7 @@ Bounds are told as nominal levels: a look rejects when its own two-sided p is at
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from math import exp, inf, log, log1p, sqrt
 
 import numpy as np
@@ -131,7 +132,7 @@ def canonical_correlation(information: Sequence[float]) -> NDArray[np.float64]:
 
 def _checked(information: Sequence[float]) -> list[float]:
     t = [float(share) for share in information]
-    if any(not 0 < share <= 1 + 1e-12 for share in t) or any(b < a for a, b in zip(t, t[1:], strict=False)):
+    if any(not 0 < share <= 1 + 1e-12 for share in t) or any(b < a for a, b in pairwise(t)):
         raise ValueError(f"information is {t}; shares lie above 0, are at most 1 and do not decrease")
     return t
 
@@ -185,7 +186,7 @@ def stays_inside(r: NDArray[np.float64], earlier: Sequence[float], b: float) -> 
     """P(|Z_j| < earlier_j for all earlier looks, given that the last look's Z >= b), by a lattice rule.
 
     Conditioning on the tail keeps the relative error small however far out b is. The earlier looks are
-    integrated from late to early, each within its bounds given those after it (Genz' separation of variables).
+    integrated from late to early, each within its bounds given those after it (Genz 1992).
     """
     k = len(earlier)
     order = [k, *(j for j in reversed(range(k)) if earlier[j] < inf)]

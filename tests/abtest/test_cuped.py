@@ -143,7 +143,7 @@ def test_what_cannot_be_adjusted_stays_plain_with_a_reason() -> None:
 
 def test_an_arm_that_cannot_be_estimated_leaves_the_others_alone() -> None:
     arms = moments_of(draw(5))
-    empty = Moments.from_arrays(**dict.fromkeys(("n_play", "watch_ms", "pre_n_play"), [0, 0]))
+    empty = Moments.from_arrays(**{name: [0, 0] for name in ("n_play", "watch_ms", "pre_n_play")})
     without = adjust(arms, "watch_ms", "n_play", covariates=["pre_n_play"])
     found = adjust({**arms, "z": empty}, "watch_ms", "n_play", covariates=["pre_n_play"])
     assert found.estimates["z"] == ratio_estimate(empty, "watch_ms", "n_play")
