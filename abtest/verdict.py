@@ -78,10 +78,12 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
         if experiment.correction == "bh"
         else f"any goal is wrongly called won or lost with probability {experiment.alpha:g} at most"
     )
+    correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} tests"
     return (
-        f"Goals: {TESTS[experiment.design]}; {CORRECTION_NAMES[experiment.correction]} correction over"
-        f" {tests} tests, so that {share}. Ship: a goal won, none lost, and {guardrails}. Do not ship: a goal"
-        " lost or a guardrail broken, and none won. Keep running: anything else. Invalid: a health check failed."
+        f"Goals: {TESTS[experiment.design]}; {correction}, so that {share}."
+        f" Ship: a goal won, none lost, and {guardrails}."
+        " Do not ship: a goal lost or a guardrail broken, and none won."
+        " Keep running: anything else. Invalid: a health check failed."
     )
 
 
