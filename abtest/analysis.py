@@ -8,14 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abtest.checks import Check, run_checks
-from abtest.effects import Effect, MomentsRow, Window, compare_all, totals_of, windows
+from abtest.effects import (
+    Effect,
+    Goal,
+    MomentsRow,
+    Window,
+    compare_all,
+    goals_tested,
+    measure_all,
+    totals_of,
+    windows,
+)
 from abtest.experiment import Experiment
+from abtest.looks import PairRow, pairs_of
 from abtest.metrics import METRICS, Metric
+from abtest.report.details import cuped_document, guardrail_document, sequential_document
 from abtest.verdict import Verdict, decide
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Analysis:
     checks: tuple[Check, ...]
     effects: tuple[Effect, ...]
     verdict: Verdict
+    goals: tuple[Goal, ...] = ()
     candidate_overlap: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +60,9 @@ class Analysis:
             "checks": [check.document() for check in self.checks],
             "metrics": [_metric_document(metric) for metric in self.metrics],
             "effects": [effect.document() for effect in self.effects],
+            "sequential": [sequential_document(goal) for goal in self.goals if goal.looks],
+            "cuped": [cuped_document(effect) for effect in self.effects],
+            "guardrails": [guardrail_document(e, self.metrics) for e in self.effects if e.margin_test],
             "candidate_overlap": self.candidate_overlap,
             "truth": self.truth,
             "versions": dict(self.versions),
@@ -61,11 +77,14 @@ def analyse(
     exposed: Mapping[str, int],
     crossovers: int = 0,
     metrics: Sequence[Metric] = METRICS,
+    pairs: Iterable[PairRow] = (),
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
     `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
-    of users that were dropped because they were seen in more than one arm.
+    of users that were dropped because they were seen in more than one arm. Moments that hold `pre_` columns
+    are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
+    without them increments are taken as independent.
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]
@@ -73,7 +92,9 @@ def analyse(
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
     totals = totals_of(moments, experiment, metrics)
     checks = run_checks(experiment, totals, exposed, crossovers)
-    effects = compare_all(totals, experiment, metrics)
+    measured = measure_all(totals, experiment, metrics)
+    goals = goals_tested(totals, experiment, metrics, measured, pairs_of(pairs))
+    effects = compare_all(experiment, metrics, measured, goals)
     return Analysis(
         settings=settings,
         metrics=tuple(metrics),
@@ -81,6 +102,7 @@ def analyse(
         checks=tuple(checks),
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
+        goals=tuple(goals),
     )
 
 
@@ -91,5 +113,6 @@ def _metric_document(metric: Metric) -> dict[str, Any]:
         "direction": metric.direction,
         "unit": metric.unit,
         "margin": metric.margin,
+        "margin_kind": metric.margin_kind,
         "description": metric.description,
     }

@@ -101,6 +101,12 @@ def main() -> None:
 @click.option(
     "--checkpoints", help="Folder of trained models to reuse and add to (default: inside the run folder)."
 )
+@click.option("--looks", help="daily: goals are tested after each day (default); final: once, at the end.")
+@click.option(
+    "--sequential",
+    help="How daily looks share alpha: obf (default), pocock, always-valid; none: the last day decides.",
+)
+@click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
 )

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from abtest.estimates import NOBODY, Measured, measure
 from abtest.experiment import Experiment
+from abtest.looks import Looks, Pairs, look_days, looks_of
 from abtest.metrics import Metric, Role
-from abtest.stats.means import Comparison, Estimate, compare, mean_estimate, ratio_estimate
+from abtest.stats.guardrails import NON_INFERIORITY_ALPHA, MarginTest, non_inferiority
+from abtest.stats.means import Comparison, Estimate, compare
 from abtest.stats.moments import Moments
-from abtest.stats.multiplicity import Adjusted, holm
+from abtest.stats.multiplicity import CORRECTIONS, Adjusted
 from abtest.stats.power import detectable_difference
 
-NON_INFERIORITY_ALPHA = 0.05
-"""Guardrails are tested one-sided at .025, which is an end of the two-sided 95 % interval."""
+SMALLEST_LEVEL = 1e-300
+NOTHING_TO_SPEND = "no alpha is left to spend at this look"
 
 
 class Window(NamedTuple):
@@ -44,10 +47,13 @@ Totals = Mapping[tuple[str, Window], Moments]
 class Effect:
     """Treatment minus control for one metric and window. Lifts are fractions of the control mean.
 
+    The means are those observed. With method `cuped` (adjusted for the pre-period) difference, lift,
+    intervals and p are those of the adjusted estimates, the lift over the adjusted control mean.
     `level` is the confidence level really used for both intervals, `p` the two-sided p of Welch's test of the
-    difference, `p_adjusted` Holm's, for goals in the deciding window only. `mde` is the smallest lift that a
-    single two-sided test at the experiment's alpha, without correction, finds with power .8, given the
-    variances seen. Status `not_computable`: some values are None and `reason` says why; the others stand.
+    difference, `p_adjusted` the corrected one, of goals, in the window that decides only. `mde` is the
+    smallest lift that a single two-sided test at the experiment's alpha, without correction, finds with power
+    .8, given the variances seen. Status `not_computable`: some values are None and `reason` says why; the
+    others stand.
     """
 
     metric: str
@@ -68,12 +74,27 @@ class Effect:
     mde: float | None
     n_control: int
     n_treatment: int
-    reason: str | None = field(default=None)
+    reason: str | None
+    is_deciding: bool
+    measured: Measured = field(repr=False)
+    margin_test: MarginTest | None = None
+    is_early: bool = False
 
     @property
     def status(self) -> str:
         """`ok`, or `not_computable` where a value is absent."""
         return "ok" if self.reason is None else "not_computable"
+
+    @property
+    def guardrail(self) -> Literal["passed", "broken", "inconclusive"] | None:
+        """One-sided at .025, outside the correction. Inconclusive is not a pass. None for other roles."""
+        test = self.margin_test
+        if test is None:
+            return None
+        if test.p is not None and test.p < NON_INFERIORITY_ALPHA:
+            return "passed"
+        is_worse = test.p_worse is not None and test.p_worse < NON_INFERIORITY_ALPHA
+        return "broken" if is_worse else "inconclusive"
 
     def document(self) -> dict[str, Any]:
         """The effect as report.json holds it."""
@@ -126,75 +147,175 @@ def totals_of(rows: Iterable[MomentsRow], experiment: Experiment, metrics: Seque
     return totals
 
 
-def compare_all(totals: Totals, experiment: Experiment, metrics: Sequence[Metric]) -> list[Effect]:
-    """Effects by treatment, metric and window. An arm without a row had no exposed users."""
-    deciding = Window(1, experiment.days)
-    treatments = [arm.name for arm in experiment.treatments]
-    tests = [(arm, metric) for arm in treatments for metric in metrics if metric.role == "goal"]
-    p_values = [_compare(totals, experiment, metric, arm, deciding)[2].p for arm, metric in tests]
-    corrected = dict(zip(tests, holm(p_values, experiment.alpha), strict=True))
-    return [
-        _effect(totals, experiment, metric, arm, window, corrected.get((arm, metric)))
-        if window == deciding
-        else _effect(totals, experiment, metric, arm, window, None)
-        for arm in treatments
+@dataclass(frozen=True)
+class Goal:
+    """The test of a goal in one treatment: its looks (None: only the last window decides) and correction."""
+
+    treatment: str
+    metric: Metric
+    looks: Looks | None
+    adjusted: Adjusted
+
+    @property
+    def levels(self) -> Mapping[int, float]:
+        """The two-sided level of each look by its day, at this goal's part of alpha."""
+        return self.looks.levels(self.adjusted.alpha) if self.looks else {}
+
+
+def measure_all(
+    totals: Totals, experiment: Experiment, metrics: Sequence[Metric]
+) -> dict[tuple[str, Window], Measured]:
+    """Every metric in every window, over all arms. An arm without a row had no exposed users."""
+    return {
+        (metric.name, window): measure(
+            {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}, metric
+        )
         for metric in metrics
         for window in windows(experiment.days)
+    }
+
+
+def goals_tested(
+    totals: Totals,
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    measured: Mapping[tuple[str, Window], Measured],
+    pairs: Pairs,
+) -> list[Goal]:
+    """All goals of all treatments, corrected together, on sequential p-values where there are looks."""
+    deciding = Window(1, experiment.days)
+    looks, p_values = [], []
+    tests = [(arm.name, m) for arm in experiment.treatments for m in metrics if m.role == "goal"]
+    for arm, metric in tests:
+        found = _looks(totals, experiment, metric, arm, measured, pairs)
+        last = _compare(measured[metric.name, deciding], experiment, arm, experiment.alpha)
+        looks.append(found)
+        p_values.append(found.p_so_far[-1] if found else last.p)
+    corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
+    return [Goal(*test, *found) for test, *found in zip(tests, looks, corrected, strict=True)]
+
+
+def compare_all(
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    measured: Mapping[tuple[str, Window], Measured],
+    goals: Sequence[Goal],
+) -> list[Effect]:
+    """Effects by treatment, metric and window."""
+    tests = {(goal.treatment, goal.metric.name): goal for goal in goals}
+    return [
+        effect
+        for arm in experiment.treatments
+        for metric in metrics
+        for effect in _effects(experiment, metric, arm.name, measured, tests.get((arm.name, metric.name)))
     ]
 
 
-def _effect(
+def _looks(
     totals: Totals,
     experiment: Experiment,
     metric: Metric,
     treatment: str,
+    measured: Mapping[tuple[str, Window], Measured],
+    pairs: Pairs,
+) -> Looks | None:
+    if experiment.design == "none":
+        return None
+    arms = (experiment.control, treatment)
+    by_day = {day: measured[metric.name, Window(1, day)] for day in look_days(experiment.days)}
+    found = {day: _compare(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
+    moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
+    return looks_of(experiment.design, metric, arms, by_day, moments, found, pairs, alpha=experiment.alpha)
+
+
+def _effects(
+    experiment: Experiment,
+    metric: Metric,
+    treatment: str,
+    measured: Mapping[tuple[str, Window], Measured],
+    goal: Goal | None,
+) -> list[Effect]:
+    """The effects of one metric and treatment in all windows; one of them decides."""
+    deciding = Window(1, experiment.days)
+    levels: Mapping[int, float] = {}
+    if goal and goal.looks:
+        levels = goal.levels
+        if goal.adjusted.rejected:
+            deciding = Window(1, goal.looks.first_crossed(levels))
+    effects = []
+    for window in windows(experiment.days):
+        alpha = NON_INFERIORITY_ALPHA * 2 if metric.role == "guardrail" else experiment.alpha
+        if goal and goal.looks is None and window == deciding:
+            alpha = goal.adjusted.alpha
+        if window.first_day == 1:
+            alpha = levels.get(window.last_day, alpha)
+        p_adjusted = goal.adjusted.p_adjusted if goal and window == deciding else None
+        found = measured[metric.name, window]
+        effects.append(
+            _effect(experiment, metric, treatment, window, found, alpha, p_adjusted, window == deciding)
+        )
+    return effects
+
+
+def _effect(
+    experiment: Experiment,
+    metric: Metric,
+    treatment: str,
     window: Window,
-    adjusted: Adjusted | None,
+    measured: Measured,
+    alpha: float,
+    p_adjusted: float | None,
+    is_deciding: bool,
 ) -> Effect:
-    alpha = NON_INFERIORITY_ALPHA if metric.role == "guardrail" else experiment.alpha
-    alpha = adjusted.alpha if adjusted else alpha
-    control, treated, found = _compare(totals, experiment, metric, treatment, window, alpha)
+    control, treated = measured.adjusted[experiment.control], measured.adjusted[treatment]
+    found = _compare(measured, experiment, treatment, alpha)
+    plain = "delta" if metric.denominator else "welch"
     return Effect(
         metric=metric.name,
         role=metric.role,
         window=window,
         control=experiment.control,
         treatment=treatment,
-        method="delta" if metric.denominator else "welch",
-        control_mean=control.value,
-        treatment_mean=treated.value,
+        method=plain if measured.reason else "cuped",
+        control_mean=measured.plain[experiment.control].value,
+        treatment_mean=measured.plain[treatment].value,
         difference=found.difference,
         difference_ci=found.difference_ci,
         lift=found.lift,
         lift_ci=found.lift_ci,
         p=found.p,
-        p_adjusted=adjusted.p_adjusted if adjusted else None,
+        p_adjusted=p_adjusted,
         level=1 - alpha,
-        mde=_mde(found, control, experiment.alpha),
+        mde=_mde(_compare(measured, experiment, treatment, experiment.alpha), control, experiment.alpha),
         n_control=control.n,
         n_treatment=treated.n,
         reason=found.reason,
+        is_deciding=is_deciding,
+        is_early=is_deciding and window.last_day < experiment.days,
+        measured=measured,
+        margin_test=_margin_test(metric, control, treated) if is_deciding else None,
     )
 
 
-def _compare(
-    totals: Totals,
-    experiment: Experiment,
-    metric: Metric,
-    treatment: str,
-    window: Window,
-    alpha: float = 0.05,
-) -> tuple[Estimate, Estimate, Comparison]:
-    nobody = Moments(0, {}, {})
-    control = _estimate(totals.get((experiment.control, window), nobody), metric)
-    treated = _estimate(totals.get((treatment, window), nobody), metric)
-    return control, treated, compare(control, treated, alpha=alpha)
+def _compare(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
+    """At a look where no alpha may be spent there are no intervals."""
+    pair = measured.adjusted[experiment.control], measured.adjusted[treatment]
+    if alpha > SMALLEST_LEVEL:
+        return compare(*pair, alpha=alpha)
+    found = compare(*pair)
+    return found._replace(difference_ci=None, lift_ci=None, reason=found.reason or NOTHING_TO_SPEND)
 
 
-def _estimate(moments: Moments, metric: Metric) -> Estimate:
-    if metric.denominator is None:
-        return mean_estimate(moments, metric.numerator, scale=metric.scale)
-    return ratio_estimate(moments, metric.numerator, metric.denominator, scale=metric.scale)
+def _margin_test(metric: Metric, control: Estimate, treated: Estimate) -> MarginTest | None:
+    if metric.role != "guardrail" or metric.margin is None:
+        return None
+    return non_inferiority(
+        control,
+        treated,
+        metric.margin,
+        relative=metric.margin_kind == "lift",
+        higher_is_better=metric.direction == "up",
+    )
 
 
 def _mde(found: Comparison, control: Estimate, alpha: float) -> float | None:

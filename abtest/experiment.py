@@ -15,6 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LOOKS = ("daily", "final")
+SEQUENTIAL = ("obf", "pocock", "always-valid", "none")
+CORRECTIONS = ("holm", "hochberg", "bh")
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -29,6 +33,9 @@ class Arm:
 class Experiment:
     """Arms compared over `days` days. The control defaults to the first arm, the salt to the name.
 
+    `looks`: goals are tested after each day (`daily`) or once (`final`). `sequential`: how daily looks share
+    alpha: O'Brien-Fleming or Pocock spending, always valid, or `none` (only the last look decides).
+    `correction` over goals and treatments: Holm's, Hochberg's, or Benjamini and Hochberg's (exploration).
     Settings that cannot work raise ValueError or LookupError in one sentence.
     """
 
@@ -39,6 +46,9 @@ class Experiment:
     salt: str = ""
     alpha: float = 0.05
     unit: str = "user"
+    looks: str = "daily"
+    sequential: str = "obf"
+    correction: str = "holm"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arms", tuple(self.arms))
@@ -60,18 +70,22 @@ class Experiment:
             raise ValueError(f"alpha is {self.alpha}; it must lie above 0 and be at most 0.5, e.g. 0.05")
         if self.unit != "user":
             raise ValueError(f"unit is {self.unit!r}; only 'user' is allowed, as users are randomised")
+        for key, allowed in (("looks", LOOKS), ("sequential", SEQUENTIAL), ("correction", CORRECTIONS)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {', '.join(allowed)}")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """The experiment that a warehouse keeps as settings: name, arms (name, model, weight, role), days,
-        salt, alpha, unit. Other keys are left alone."""
+        salt, alpha, unit, looks, sequential, correction. Other keys are left alone."""
         arms = tuple(Arm(arm["name"], arm["model"], arm["weight"]) for arm in settings["arms"])
         controls = [arm["name"] for arm in settings["arms"] if arm["role"] == "control"]
         if len(controls) != 1:
             raise ValueError(
                 f"experiment {settings['name']!r} has {len(controls)} arms of role control; one is needed"
             )
-        given = {key: settings[key] for key in ("days", "salt", "alpha", "unit") if key in settings}
+        optional = ("days", "salt", "alpha", "unit", "looks", "sequential", "correction")
+        given = {key: settings[key] for key in optional if key in settings}
         return cls(settings["name"], arms, controls[0], **given)
 
     def settings(self) -> dict[str, Any]:
@@ -92,7 +106,15 @@ class Experiment:
             "salt": self.salt,
             "alpha": self.alpha,
             "unit": self.unit,
+            "looks": self.looks,
+            "sequential": self.sequential,
+            "correction": self.correction,
         }
+
+    @property
+    def design(self) -> str:
+        """How goals are tested: by the name of a sequential method, or `none` where only one look decides."""
+        return "none" if self.looks == "final" or self.days == 1 else self.sequential
 
     @property
     def treatments(self) -> tuple[Arm, ...]:

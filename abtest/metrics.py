@@ -6,6 +6,7 @@ A metric reads columns of a user's totals, as the warehouse sums them: `n_<kind>
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 Role = Literal["goal", "guardrail", "diagnostic"]
@@ -17,8 +18,10 @@ class Metric:
     """The mean of a column over users, or, with a denominator, total over total.
 
     The value is divided by `scale` (1000 turns milliseconds into seconds). `direction` is the good way. Goals
-    decide, corrected together by Holm's method. A guardrail may not get worse than by the lift `margin` (a
-    fraction above 0, fixed before the start); diagnostics explain and decide nothing.
+    decide, corrected together. A guardrail may not get worse than by the `margin` (above 0, fixed before the
+    start): a lift as a fraction, or, with `margin_kind` absolute, a difference in the metric's unit.
+    Diagnostics explain and decide nothing. `covariates` are columns whose totals before the experiment take
+    variance out (CUPED): its own ones where None, nothing where empty.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Metric:
     role: Role = "diagnostic"
     margin: float | None = None
     description: str = ""
+    margin_kind: Literal["lift", "absolute"] = "lift"
+    covariates: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ("goal", "guardrail", "diagnostic"):
@@ -45,7 +50,15 @@ class Metric:
                 f"metric {self.name!r} has role {self.role} and margin {self.margin}; "
                 "guardrails need a margin, other metrics have none"
             )
-        if self.margin is not None and not 0 < self.margin < 1:
+        if self.margin_kind not in ("lift", "absolute"):
+            raise ValueError(
+                f"metric {self.name!r} has margin_kind {self.margin_kind!r}; allowed: lift, absolute"
+            )
+        if self.margin is not None and self.margin_kind == "absolute" and not self.margin > 0:
+            raise ValueError(
+                f"metric {self.name!r} has margin {self.margin}; a difference above 0 is allowed"
+            )
+        if self.margin is not None and self.margin_kind == "lift" and not 0 < self.margin < 1:
             raise ValueError(
                 f"metric {self.name!r} has margin {self.margin}; a lift between 0 and 1 is allowed, e.g. 0.02"
             )
@@ -55,10 +68,26 @@ class Metric:
         """The columns of the totals that it reads."""
         return (self.numerator,) if self.denominator is None else (self.numerator, self.denominator)
 
+    @property
+    def past(self) -> tuple[str, ...]:
+        """The columns whose totals before the experiment are its covariates."""
+        return self.columns if self.covariates is None else self.covariates
+
 
 def columns_of(metrics: Iterable[Metric]) -> list[str]:
     """The columns that these metrics read, each once: what to ask the warehouse for."""
     return list(dict.fromkeys(column for metric in metrics for column in metric.columns))
+
+
+def covariate_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
+    """Pairs of (column before the experiment, column during it) whose products CUPED needs, each once."""
+    return list(dict.fromkeys(pair for metric in metrics for pair in product(metric.past, metric.columns)))
+
+
+def look_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
+    """Pairs of columns whose products over two looks the goals' sequential test needs, each once."""
+    goals = [metric for metric in metrics if metric.role == "goal"]
+    return list(dict.fromkeys(pair for metric in goals for pair in product(metric.columns, metric.columns)))
 
 
 def _goal(name: str, numerator: str, description: str, *, scale: int = 1, unit: str = "per user") -> Metric:

@@ -223,20 +223,32 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "n_users": settings.users,
         "stage": settings.stage,
         "start_ts": start_ts,
+        "pre_days": settings.warmup_days,
     }
 
 
 def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
     """Moments from the database, then checks, effects, correction and verdict; needs no simulator."""
     from abtest.analysis import analyse, windows
-    from abtest.metrics import METRICS, columns_of
+    from abtest.metrics import METRICS, columns_of, covariate_products, look_products
 
     settings = warehouse.experiment(name)
+    name, days, pre_days = settings["name"], settings["days"], settings.get("pre_days", 0)
+    daily = Experiment.from_settings(settings).design != "none"
+    sums = warehouse.looks(
+        name,
+        days,
+        covariates=covariate_products(METRICS) if pre_days else (),
+        pairs=look_products(METRICS) if daily else (),
+        pre_days=pre_days,
+    )
+    moments = warehouse.moments(name, windows(days), columns=columns_of(METRICS))
     return analyse(
         settings,
-        warehouse.moments(settings["name"], windows(settings["days"]), columns=columns_of(METRICS)),
-        exposed=warehouse.exposed(settings["name"]),
-        crossovers=warehouse.crossovers(settings["name"]),
+        [sums.extended(row) for row in moments],
+        exposed=warehouse.exposed(name),
+        crossovers=warehouse.crossovers(name),
+        pairs=sums.pairs(days),
     )
 
 

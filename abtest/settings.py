@@ -30,6 +30,9 @@ class RunSettings:
     max_targets: int = 100_000
     threads: int = 2
     checkpoints: str | None = None
+    looks: str = "daily"
+    sequential: str = "obf"
+    correction: str = "holm"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ def prepare(settings: RunSettings) -> Plan:
         control=control,
         days=settings.days,
         salt=f"{settings.name}-{settings.seed}",
+        looks=settings.looks,
+        sequential=settings.sequential,
+        correction=settings.correction,
     )
     log = None
     if settings.log is not None:

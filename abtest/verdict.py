@@ -4,7 +4,7 @@
 shown to be non-inferior; it is refused when a goal lost and none won (a guardrail shown to be worse than its
 margin counts as a loss). Of several treatments that can be shipped it is the one with most goals won; only
 when all are refused is the decision `do_not_ship`. All else is `keep_running`. What won or lost is said by
-Holm's adjusted p over all goals and treatments.
+the corrected p over all goals and treatments, sequential where there are daily looks. `rule` says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,16 @@ from abtest.checks import Check
 from abtest.effects import Effect
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
-from abtest.report.numbers import lift_text, p_value, percent
+from abtest.report.numbers import lift_text, margin_text, p_value, percent
 
 Decision = Literal["ship", "do_not_ship", "keep_running", "invalid"]
+TESTS = {
+    "none": "Welch's test once, at the end",
+    "obf": "a test after each day, alpha spent as by O'Brien and Fleming",
+    "pocock": "a test after each day, alpha spent as by Pocock",
+    "always-valid": "an always-valid test after each day (AsympCS, tuned to the last day)",
+}
+CORRECTION_NAMES = {"holm": "Holm's", "hochberg": "Hochberg's", "bh": "Benjamini and Hochberg's"}
 RANK: tuple[Decision, ...] = ("ship", "keep_running", "do_not_ship")
 
 
@@ -28,6 +35,7 @@ class Verdict:
     decision: Decision
     reasons: tuple[str, ...]
     treatment: str | None = None
+    rule: str = ""
 
     def document(self) -> dict[str, Any]:
         """The verdict as report.json holds it."""
@@ -54,6 +62,31 @@ class _Case:
         return "keep_running"
 
 
+def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
+    """The rule by which this experiment is decided, for people to read."""
+    n_goals = sum(metric.role == "goal" for metric in metrics)
+    n_guardrails = sum(metric.role == "guardrail" for metric in metrics)
+    tests = n_goals * len(experiment.treatments)
+    guardrails = (
+        f"all {n_guardrails} guardrails are shown to stay within their margins (one-sided at 0.025,"
+        " outside the correction; inconclusive is not a pass)"
+        if n_guardrails
+        else "there is no guardrail to break"
+    )
+    share = (
+        f"of the goals called won or lost at most a share of {experiment.alpha:g} is wrong on average"
+        if experiment.correction == "bh"
+        else f"any goal is wrongly called won or lost with probability {experiment.alpha:g} at most"
+    )
+    correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} tests"
+    return (
+        f"Goals: {TESTS[experiment.design]}; {correction}, so that {share}."
+        f" Ship: a goal won, none lost, and {guardrails}."
+        " Do not ship: a goal lost or a guardrail broken, and none won."
+        " Keep running: anything else. Invalid: a health check failed."
+    )
+
+
 def decide(
     experiment: Experiment, checks: Sequence[Check], effects: Sequence[Effect], metrics: Sequence[Metric]
 ) -> Verdict:
@@ -62,9 +95,9 @@ def decide(
     if failed:
         reasons = [f"Check {check.name} failed: {check.detail}." for check in failed]
         reasons.append("No effect of this experiment can be trusted before the cause is found.")
-        return Verdict("invalid", tuple(reasons))
+        return Verdict("invalid", tuple(reasons), rule=rule_of(experiment, metrics))
     declared = {metric.name: metric for metric in metrics}
-    deciding = [effect for effect in effects if effect.window == (1, experiment.days)]
+    deciding = [effect for effect in effects if effect.is_deciding]
     cases = [
         _case([e for e in deciding if e.treatment == arm.name], arm.name, declared, experiment.alpha)
         for arm in experiment.treatments
@@ -80,7 +113,8 @@ def decide(
             "Could have been detected means: with probability 0.8, by a single test at"
             f" {experiment.alpha:g}{'; the correction asks for somewhat more' if n_tests > 1 else ''}."
         )
-    return Verdict(best.decision, tuple(reasons), best.treatment if best.decision == "ship" else None)
+    shipped = best.treatment if best.decision == "ship" else None
+    return Verdict(best.decision, tuple(reasons), shipped, rule_of(experiment, metrics))
 
 
 def _case(effects: list[Effect], treatment: str, declared: Mapping[str, Metric], alpha: float) -> _Case:
@@ -93,8 +127,8 @@ def _case(effects: list[Effect], treatment: str, declared: Mapping[str, Metric],
         won,
         [e for e in decided if e not in won],
         [e for e in goals if e not in decided],
-        [e for e in guardrails if _is_unsafe(e, declared[e.metric])],
-        [e for e in guardrails if not _is_safe(e, declared[e.metric])],
+        [e for e in guardrails if e.guardrail == "broken"],
+        [e for e in guardrails if e.guardrail != "passed"],
     )
 
 
@@ -102,19 +136,6 @@ def _gain(value: float | None, metric: Metric) -> float:
     """The value counted in the good direction."""
     assert value is not None, metric
     return value if metric.direction == "up" else -value
-
-
-def _is_safe(effect: Effect, metric: Metric) -> bool:
-    """Non-inferior: the whole interval lies on the good side of the margin. No interval is no proof."""
-    if effect.lift_ci is None or metric.margin is None:
-        return False
-    return min(_gain(end, metric) for end in effect.lift_ci) > -metric.margin
-
-
-def _is_unsafe(effect: Effect, metric: Metric) -> bool:
-    if effect.lift_ci is None or metric.margin is None:
-        return False
-    return max(_gain(end, metric) for end in effect.lift_ci) < -metric.margin
 
 
 def _smallest_p(effects: list[Effect]) -> float:
@@ -146,7 +167,7 @@ def _reasons(case: _Case, declared: Mapping[str, Metric], n_tests: int) -> list[
     if case.won and case.lost:
         reasons.append(f"{arm} both wins and loses goals: people must weigh them.")
     for e in case.unproven:
-        margin = percent(declared[e.metric].margin, sign=False)
+        margin = margin_text(declared[e.metric].margin, declared[e.metric].margin_kind)
         word = "is worse than" if e in case.unsafe else "is not shown to stay within"
         reasons.append(f"{arm}: guardrail {e.metric} {word} its margin of {margin}: {_lift(e)}.")
     if not (case.won or case.lost):
@@ -157,7 +178,8 @@ def _reasons(case: _Case, declared: Mapping[str, Metric], n_tests: int) -> list[
 
 
 def _finding(effect: Effect) -> str:
-    return f"{effect.metric}: {_lift(effect)}, adjusted p {p_value(effect.p_adjusted)}"
+    early = f" on day {effect.window.last_day} (stopped early: biased away from 0)" if effect.is_early else ""
+    return f"{effect.metric}: {_lift(effect)}{early}, adjusted p {p_value(effect.p_adjusted)}"
 
 
 def _open(effect: Effect, metric: Metric) -> str:

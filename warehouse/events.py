@@ -10,6 +10,11 @@ from enum import IntEnum
 
 DAY_MS = 86_400_000
 
+PRE = "pre_"
+"""Before the name of a total: that of the days before the experiment."""
+LATE = "late_"
+"""Before the name of a total: that of the later one of two looks."""
+
 
 class Kind(IntEnum):
     """What a user did. The value of an `impression` is the watch time in milliseconds, that of

@@ -126,13 +126,17 @@ def crossovers(experiment: str) -> sa.Select:
 def exposed_by_day(experiment: str, start_ts: int) -> sa.Select:
     """How many analysed users were first exposed on each day: (day_ts, arm, n), by day and arm."""
     users = analysed(experiment).subquery("analysed").c
-    since_midnight = sa.func.mod(sa.func.mod(users.first_ts - start_ts, DAY_MS) + DAY_MS, DAY_MS)
-    day_ts = (users.first_ts - since_midnight).label("day_ts")
+    day_ts = day_of(users.first_ts, start_ts).label("day_ts")
     return (
         sa.select(day_ts, users.arm, sa.func.count().label("n"))
         .group_by(day_ts, users.arm)
         .order_by(day_ts, users.arm)
     )
+
+
+def day_of(ts: sa.ColumnElement, start_ts: int) -> sa.ColumnElement:
+    """The first millisecond of the day of a moment, which may lie before the start."""
+    return ts - sa.func.mod(sa.func.mod(ts - start_ts, DAY_MS) + DAY_MS, DAY_MS)
 
 
 # What the exposed did
@@ -183,6 +187,30 @@ def user_days(users: sa.FromClause, start_ts: int, window: Window, columns: Sequ
         )
         .group_by(e.user, day_ts)
     )
+
+
+def before_start(users: sa.FromClause, start_ts: int, pre_days: int, columns: Sequence[str]) -> sa.Select:
+    """What analysed users did in the last `pre_days` days before an experiment: user, `columns`.
+
+    Only users with events then have a row. Nothing at or after the start counts, whenever they were exposed.
+    """
+    e = EVENTS.c
+    day_ts = day_of(e.ts, start_ts).label("day_ts")
+    by_day = (
+        sa.select(e.user, day_ts, *(_day_total(name).label(name) for name in columns))
+        .join_from(EVENTS, users, e.user == users.c.user)
+        .where(
+            e.ts >= _end(start_ts, -pre_days),
+            e.ts < start_ts,
+            e.kind.in_(sorted({_kind_of(name) for name in columns})),
+        )
+        .group_by(e.user, day_ts)
+        .subquery("days_before")
+        .c
+    )
+    return sa.select(
+        by_day.user, *(sa.cast(sa.func.sum(by_day[name]), sa.BigInteger).label(name) for name in columns)
+    ).group_by(by_day.user)
 
 
 def _kind_of(name: str) -> Kind:

@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import loading, queries
+from warehouse import loading, looks, queries
 from warehouse.batch import checked, content_hash, packed_rows
 from warehouse.duck import Duck
 from warehouse.events import DAY_MS
+from warehouse.looks import LookPair, LookSums
 from warehouse.moments import Moments, assembled, checked_columns, checked_windows, day_sums
 from warehouse.opening import open_database
 from warehouse.queries import Window
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
 
-__all__ = ["Moments", "Warehouse", "Window"]
+__all__ = ["LookPair", "LookSums", "Moments", "Warehouse", "Window"]
 
 HASH_BLOCK_ROWS = 262_144
 
@@ -212,6 +213,41 @@ class Warehouse:
         exposed = self._database.rows(queries.exposed_by_day(experiment, start_ts))
         rows = self._database.rows(day_sums(experiment, start_ts, asked, names)) if names else []
         return assembled(rows, exposed, start_ts, asked, names)
+
+    def looks(
+        self,
+        experiment: str,
+        days: int,
+        *,
+        covariates: Sequence[tuple[str, str]] = (),
+        pairs: Sequence[tuple[str, str]] = (),
+        pre_days: int = 0,
+    ) -> LookSums:
+        """What CUPED and a sequential analysis of days 1 to `days` need beside `moments`, as exact sums.
+
+        `covariates`: pairs of a column of the last `pre_days` days before the start and a column whose
+        product with it is needed. `pairs`: columns whose products over two looks are needed, both orders
+        named.
+        `LookSums.extended` adds the former to moments, `LookSums.pairs` gives the latter.
+        """
+        asked = looks.Asked(tuple(covariates), tuple(pairs))
+        if covariates and pre_days < 1:
+            raise ValueError(f"pre_days is {pre_days}; covariates need 1 day or more before the experiment")
+        checked_columns([*asked.before, *asked.columns])
+        start_ts = self._start_ts(experiment)
+        if not asked.columns:
+            return LookSums(asked)
+        (span,) = checked_windows([(1, days)])
+        users = looks.users_before(experiment, start_ts, pre_days, asked)
+        by_day = looks.days_with_covariates(experiment, start_ts, span.last_day, pre_days, asked)
+        crossed = looks.days_crossed(experiment, start_ts, span.last_day, asked) if pairs else None
+        return looks.read(
+            asked,
+            start_ts,
+            self._database.rows(users),
+            self._database.rows(by_day),
+            [] if crossed is None else self._database.rows(crossed),
+        )
 
     # Steps
 

@@ -38,6 +38,17 @@ def percent(fraction: float | None, error: float | None = None, *, sign: bool = 
     return f"{_percent(fraction, _percent_decimals(fraction, error), sign)} %"
 
 
+def margin_text(margin: float | None, kind: str) -> str:
+    """A guardrail's margin: a lift in percent, or a difference.
+
+    >>> margin_text(.02, "lift"), margin_text(.5, "absolute")
+    ('2.0 %', '0.5')
+    """
+    if margin is None:
+        return MISSING
+    return percent(margin, sign=False) if kind == "lift" else f"{margin:g}"
+
+
 def lift_text(lift: float | None, interval: tuple[float, float] | None, level: float) -> str:
     """A lift with its interval in words.
 

@@ -9,6 +9,7 @@ from abtest.report.numbers import (
     confidence,
     count,
     lift_cell,
+    margin_text,
     number,
     p_value,
     percent,
@@ -24,11 +25,29 @@ HEADLINES = {
     "invalid": "INVALID: a health check failed",
 }
 GOAL_NOTE = (
-    "Means are per user unless a unit is given. Adjusted p: Holm's, over all goals and treatments; intervals"
-    " are at the level shown, which matches the decision. MDE: the smallest lift that a single test without"
-    " correction would find with probability 0.8."
+    "Means are per user unless a unit is given, as observed. Adjusted p: corrected over all goals and"
+    " treatments; intervals are at the level shown, which matches the decision. MDE: the smallest lift that a"
+    " single test without correction would find with probability 0.8."
+)
+CUPED_NOTE = (
+    "Less variance: what the users' own totals before the experiment took out of the difference (CUPED, theta"
+    " pooled over arms). Lift, interval, p and MDE are the adjusted ones; the lift is over the adjusted"
+    " control mean."
 )
 DIAGNOSTIC_NOTE = "Diagnostics explain and decide nothing; their p is not corrected."
+LOOKS_NOTE = (
+    "Goals: each look's interval is at the level of its bound, so that all looks together hold the goals'"
+    " level; single days are at the experiment's alpha, to be read, not to be acted on."
+)
+SEQUENTIAL_NOTE = (
+    "A look rejects where its p is below its bound's level. Information is the share of the last look's, not"
+    " of days. p so far: the smallest alpha at which a look up to then would have rejected, before the"
+    " correction."
+)
+EARLY_NOTE = (
+    "{names} crossed a bound before the last day: the estimate at that look is biased away from 0, since a"
+    " look stops a test when its effect looks large. Days 1-{days} stand in the table of windows."
+)
 TREND_NOTE = (
     "Lifts with intervals. Only the last row decides, at the levels of the goals' table; the others are at"
     " the experiment's alpha, without correction for many looks: to be read, not to be acted on."
@@ -57,12 +76,13 @@ def sections(document: Document) -> list[Section]:
     """All parts of the report below its headline, in their order."""
     experiment = document["experiment"]
     treatments = [arm["name"] for arm in experiment["arms"] if arm["role"] == "treatment"]
-    found = [_experiment(document), _checks(document)]
+    found = [_experiment(document), _checks(document), _rule(document)]
     for treatment in treatments:
         effects = [e for e in document["effects"] if e["treatment"] == treatment]
-        deciding = [e for e in effects if e["window"] == {"from": 1, "to": experiment["days"]}]
+        deciding = _deciding_of(effects, experiment["days"])
         versus = f"{treatment} against {deciding[0]['control']}" if deciding else treatment
         found += _deciding(document, deciding, versus)
+        found += _looks(document, treatment, versus)
         found += _trends(document, effects, versus)
     found += [_overlap(document), _truth(document)]
     return [section for section in found if section.rows or not section.headers]
@@ -105,32 +125,111 @@ def _checks(document: Document) -> Section:
     return Section("Health checks", ("check", "status", "p", "detail"), rows, n_text=4)
 
 
+def _rule(document: Document) -> Section:
+    return Section("How it is decided", notes=(document["verdict"]["rule"],))
+
+
+def _deciding_of(effects: Effects, days: int) -> Effects:
+    """Of each metric the effect that decides: of a goal the one with an adjusted p, else that of all days."""
+    last = {"from": 1, "to": days}
+    found = {e["metric"]: e for e in effects if e["window"] == last}
+    return list({**found, **{e["metric"]: e for e in effects if e["p_adjusted"] is not None}}.values())
+
+
 def _deciding(document: Document, deciding: Effects, versus: str) -> list[Section]:
-    days = _days(deciding[0]["window"]) if deciding else ""
+    days = f"days 1-{document['experiment']['days']}" if document["experiment"]["days"] > 1 else "day 1"
     goals = [e for e in deciding if e["role"] == "goal"]
     guardrails = [e for e in deciding if e["role"] == "guardrail"]
     diagnostics = [e for e in deciding if e["role"] == "diagnostic"]
     means = ("metric", "control", "treatment", "lift (interval)", "level", "p")
+    adjusted, note = _adjustment(document, deciding)
+    less = ("less variance",) if adjusted else ()
+
+    def cell(effect: Mapping[str, Any]) -> tuple[str, ...]:
+        return (percent(adjusted.get(effect["metric"]), sign=False),) if adjusted else ()
+
     return [
         Section(
             f"{versus}, {days}: goals",
-            (*means, "adjusted p", "MDE", "result"),
-            [(*_means(document, e), p_value(e["p_adjusted"]), _mde(e), _result(document, e)) for e in goals],
-            [GOAL_NOTE, *_why(goals)],
+            (*means, "adjusted p", "MDE", *less, "result"),
+            [
+                (*_means(document, e), p_value(e["p_adjusted"]), _mde(e), *cell(e), _result(document, e))
+                for e in goals
+            ],
+            [GOAL_NOTE, *note, *_early(document, goals), *_why(goals)],
         ),
         Section(
             f"{versus}, {days}: guardrails",
-            (*means, "margin"),
-            [(*_means(document, e), percent(_metric(document, e)["margin"], sign=False)) for e in guardrails],
+            (*means, "margin", "p within margin", *less, "result"),
+            [(*_means(document, e), *_guardrail(document, e, cell(e))) for e in guardrails],
             _why(guardrails),
         ),
         Section(
             f"{versus}, {days}: diagnostics",
-            (*means, "MDE"),
-            [(*_means(document, e), _mde(e)) for e in diagnostics],
+            (*means, "MDE", *less),
+            [(*_means(document, e), _mde(e), *cell(e)) for e in diagnostics],
             [DIAGNOSTIC_NOTE, *_why(diagnostics)],
         ),
     ]
+
+
+def _adjustment(document: Document, deciding: Effects) -> tuple[dict[str, float | None], list[str]]:
+    """The variance reduction of each metric (none where nothing was adjusted), and the note on it."""
+    windows = {(e["metric"], e["treatment"]): e["window"] for e in deciding}
+    rows = [r for r in document["cuped"] if windows.get((r["metric"], r["treatment"])) == r["window"]]
+    off: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "off":
+            off.setdefault(row["reason"], []).append(row["metric"])
+    reasons = [
+        f"Not adjusted for what users did before{'' if len(names) == len(rows) else ': ' + ', '.join(names)}"
+        f" ({reason})."
+        for reason, names in off.items()
+    ]
+    if len(off) == 1 and len(rows) == sum(map(len, off.values())):
+        return {}, reasons
+    return {row["metric"]: row["variance_reduction"] for row in rows}, [CUPED_NOTE, *reasons]
+
+
+def _guardrail(document: Document, effect: Mapping[str, Any], less: tuple[str, ...]) -> tuple[str, ...]:
+    metric = _metric(document, effect)
+    (test,) = (
+        row
+        for row in document["guardrails"]
+        if (row["metric"], row["treatment"]) == (effect["metric"], effect["treatment"])
+    )
+    margin = margin_text(metric["margin"], metric["margin_kind"])
+    return (margin, p_value(test["p_non_inferior"]), *less, test["result"])
+
+
+def _early(document: Document, goals: Effects) -> list[str]:
+    days = document["experiment"]["days"]
+    names = [e["metric"] for e in goals if e["p_adjusted"] is not None and e["window"]["to"] < days]
+    return [EARLY_NOTE.format(names=", ".join(names), days=days)] if names else []
+
+
+def _looks(document: Document, treatment: str, versus: str) -> list[Section]:
+    rows = [
+        (
+            test["metric"],
+            str(look["day"]),
+            percent(look["information"], sign=False),
+            p_value(look["alpha_spent"]),
+            p_value(look["level"]),
+            p_value(look["p"]),
+            p_value(look["p_sequential"]),
+            "crossed" if look["crossed"] else MISSING,
+        )
+        for test in document["sequential"]
+        if test["treatment"] == treatment
+        for look in test["looks"]
+    ]
+    if not rows:
+        return []
+    kinds = dict.fromkeys(test["correlation"] for test in document["sequential"])
+    notes = [SEQUENTIAL_NOTE, f"Correlation of the looks: {', '.join(kinds)}."]
+    headers = ("goal", "day", "information", "alpha spent", "level", "p", "p so far", "bound")
+    return [Section(f"{versus}: daily looks", headers, rows, notes)]
 
 
 def _trends(document: Document, effects: Effects, versus: str) -> list[Section]:
@@ -149,7 +248,8 @@ def _trends(document: Document, effects: Effects, versus: str) -> list[Section]:
         (_days({"from": first, "to": last}), *(cells[first, last, name] for name in names))
         for first, last in spans
     ]
-    return [Section(f"{versus}: day by day, then from day 1 on", ("window", *names), rows, (TREND_NOTE,))]
+    note = LOOKS_NOTE if document["sequential"] else TREND_NOTE
+    return [Section(f"{versus}: day by day, then from day 1 on", ("window", *names), rows, (note,))]
 
 
 def _overlap(document: Document) -> Section:
@@ -189,7 +289,9 @@ def _result(document: Document, effect: Mapping[str, Any]) -> str:
     if p is None or p >= alpha:
         return MISSING
     better = (effect["difference"] > 0) == (_metric(document, effect)["direction"] == "up")
-    return "won" if better else "lost"
+    day = effect["window"]["to"]
+    early = f", day {day}" if day < document["experiment"]["days"] else ""
+    return ("won" if better else "lost") + early
 
 
 def _metric(document: Document, effect: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -75,7 +75,12 @@ def test_counts_means_and_differences_equal_plain_sql_to_the_last_digit(
             control, treatment = found[effect["control"]], found[effect["treatment"]]
             assert (effect["n_control"], effect["n_treatment"]) == (control[0], treatment[0])
             assert (effect["control_mean"], effect["treatment_mean"]) == (control[1], treatment[1])
-            assert effect["difference"] == treatment[1] - control[1]
+            (cuped,) = (
+                row
+                for row in report(finished_run)["cuped"]
+                if (row["metric"], row["window"]) == (metric, effect["window"])
+            )
+            assert cuped["unadjusted_difference"] == treatment[1] - control[1]
 
 
 def test_a_run_has_both_arms_and_real_engagement(finished_run: Path) -> None:
@@ -136,3 +141,18 @@ def test_an_own_model_is_an_arm_by_its_import_path(
     monkeypatch.syspath_prepend(tmp_path)
     run_small(tmp_path / "own", "poprec,mine=mymodels:Newest", "--stage", "feed")
     assert set(report(tmp_path / "own")["exposed"]) == {"poprec", "mine"}
+
+
+def test_the_pre_period_takes_variance_out_and_daily_looks_have_bounds(finished_run: Path) -> None:
+    document = report(finished_run)
+    plays = [row for row in document["cuped"] if row["metric"] == "plays"]
+    assert all(row["status"] == "ok" and row["covariates"] == ["pre_n_play"] for row in plays)
+    assert all(0 < row["variance_reduction"] < 1 for row in plays)
+    tests = {test["metric"]: test for test in document["sequential"]}
+    goals = {metric.name for metric in METRICS if metric.role == "goal"}
+    assert set(tests) <= goals
+    for test in tests.values():
+        assert test["correlation"] == "estimated"
+        assert test["looks"][-1]["information"] == 1
+        assert test["looks"][-1]["alpha_spent"] == pytest.approx(test["alpha"], rel=1e-9)
+    assert "O'Brien and Fleming" in document["verdict"]["rule"]

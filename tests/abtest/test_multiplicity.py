@@ -1,4 +1,4 @@
-"""Holm's correction against statsmodels, its matching intervals, and its error rate."""
+"""The corrections against statsmodels, their matching intervals, and their error rates."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from abtest.stats.means import Estimate, compare
-from abtest.stats.multiplicity import holm
+from abtest.stats.multiplicity import CORRECTIONS, benjamini_hochberg, hochberg, holm
+from abtest.stats.sequential import nominal_levels, sequential_p
 
 p_values = st.lists(st.floats(0, 1) | st.floats(0, 0.06), min_size=1, max_size=12)
 
@@ -76,3 +77,47 @@ def test_any_false_rejection_happens_in_at_most_5_percent_of_families() -> None:
     p = 2 * stats.norm.sf(np.abs(z) / np.sqrt(1.25))
     false = sum(any(test.rejected for test in holm(list(row))) for row in p)
     assert false <= stats.binom.ppf(1 - 1e-6, 4000, 0.05)
+
+
+STATSMODELS = {"holm": "holm", "hochberg": "simes-hochberg", "bh": "fdr_bh"}
+
+
+@settings(max_examples=25)
+@given(p_values, st.sampled_from(sorted(CORRECTIONS)))
+def test_every_correction_equals_statsmodels_and_its_levels_match_its_decisions(
+    p: list[float], name: str
+) -> None:
+    found = CORRECTIONS[name](p, 0.05)
+    _, adjusted, _, _ = multipletests(p, 0.05, method=STATSMODELS[name])
+    assert [test.p_adjusted for test in found] == pytest.approx(list(adjusted), rel=1e-12)
+    for value, test in zip(p, found, strict=True):
+        if abs(value - test.alpha) > 1e-12:
+            assert test.rejected == (value < test.alpha)
+
+
+@given(p_values)
+def test_hochberg_rejects_what_holm_does_and_benjamini_hochberg_what_hochberg_does(p: list[float]) -> None:
+    one, two, three = ([test.rejected for test in f(p)] for f in (holm, hochberg, benjamini_hochberg))
+    assert all(not a or b for a, b in zip(one, two, strict=True))
+    assert all(not a or b for a, b in zip(two, three, strict=True))
+
+
+def test_a_test_without_p_counts_in_every_correction() -> None:
+    for correct in CORRECTIONS.values():
+        found = correct([0.02, None], 0.05)
+        assert [test.p_adjusted for test in found] == [0.04, None]
+        assert [test.rejected for test in found] == [True, False]
+
+
+def test_on_sequential_p_the_interval_of_the_crossing_look_matches_the_decision() -> None:
+    """Goals watched on three days: rejected exactly when a look is beyond the bound of the goal's level."""
+    rng = np.random.default_rng(3)
+    t = [0.4, 0.7, 1.0]
+    for _ in range(15):
+        looks = np.minimum(rng.uniform(0, 0.2, (4, 3)) ** 2, 1)
+        p = [sequential_p("obf", row.tolist(), t)[-1] for row in looks]
+        for correct in CORRECTIONS.values():
+            for row, test, value in zip(looks, correct(p, 0.05), p, strict=True):
+                if abs(value / test.alpha - 1) > 1e-3:
+                    levels = nominal_levels("obf", test.alpha, t)
+                    assert test.rejected == bool((row <= levels).any())

@@ -1,0 +1,55 @@
+"""A metric in one window, in every arm: its plain estimates, and those adjusted for the pre-period."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from abtest.metrics import Metric
+from abtest.stats.cuped import adjust
+from abtest.stats.means import Estimate, mean_estimate, ratio_estimate
+from abtest.stats.moments import Moments
+from warehouse.events import PRE
+
+NO_PRE_PERIOD = "no pre-period is known"
+NO_COVARIATES = "the metric has no covariates"
+NOBODY = Moments(0, {}, {})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted."""
+
+    plain: Mapping[str, Estimate]
+    adjusted: Mapping[str, Estimate]
+    theta: Mapping[str, float]
+    covariates: tuple[str, ...]
+    reason: str | None
+
+    def variance_reduction(self, control: str, treatment: str) -> float | None:
+        """The share of the difference's variance that the covariates took out; None without adjustment."""
+        if self.reason is not None:
+            return None
+        before, after = (
+            sum(estimates[arm].variance or 0.0 for arm in (control, treatment))
+            for estimates in (self.plain, self.adjusted)
+        )
+        return 1 - after / before if before > 0 else None
+
+
+def measure(arms: Mapping[str, Moments], metric: Metric) -> Measured:
+    """The metric in all arms; theta is pooled over them. Moments without the metric's past leave it plain."""
+    plain = {arm: plain_estimate(moments, metric) for arm, moments in arms.items()}
+    covariates = tuple(PRE + column for column in metric.past)
+    held = [moments.sums for moments in arms.values() if moments.n]
+    if not covariates:
+        return Measured(plain, plain, {}, (), NO_COVARIATES)
+    if not held or any(name not in sums for sums in held for name in covariates):
+        return Measured(plain, plain, {}, (), NO_PRE_PERIOD)
+    found = adjust(arms, metric.numerator, metric.denominator, covariates=covariates, scale=metric.scale)
+    return Measured(plain, found.estimates, found.theta, covariates, found.reason)
+
+
+def plain_estimate(moments: Moments, metric: Metric) -> Estimate:
+    """The metric's mean or ratio as it was observed."""
+    if metric.denominator is None:
+        return mean_estimate(moments, metric.numerator, scale=metric.scale)
+    return ratio_estimate(moments, metric.numerator, metric.denominator, scale=metric.scale)

@@ -1,0 +1,189 @@
+"""The daily looks at a goal as one sequential test: information, correlation, bounds, p so far.
+
+Look d is the estimate of days 1..d. Information is that of the lift, (control mean / standard error)^2, as a
+share of the last look's: totals of the same users are correlated over days, so it grows slower than days do.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abtest.estimates import Measured
+from abtest.metrics import Metric
+from abtest.stats.cuped import Form, form_covariance, linearised
+from abtest.stats.means import Comparison
+from abtest.stats.moments import Moments
+from abtest.stats.sequential import SPENDING, canonical_correlation, nominal_levels, sequential_p, spent
+from warehouse.events import LATE
+
+MOST_LOOKS = 14
+"""Longer experiments are looked at on as many days, evenly spread, the last one among them."""
+LEAST_STEP = 0.01
+"""A look before the last has at most 1 minus this share of information for each look to come, so that some
+alpha is left for the last one when information stops growing."""
+
+
+class PairRow(Protocol):
+    """What the warehouse gives for an arm and two looks: sums over the users of the earlier look."""
+
+    @property
+    def arm(self) -> str: ...
+    @property
+    def early(self) -> int: ...
+    @property
+    def late(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def sums(self) -> Mapping[str, int]: ...
+    @property
+    def products(self) -> Mapping[tuple[str, str], int]: ...
+
+
+Pairs = Mapping[tuple[str, int, int], Moments]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The looks at a goal of one treatment that could be computed; lists hold one value a look.
+
+    `days`: the last day of each look; `p`: its own two-sided p; `p_so_far`: the sequential p after it.
+    """
+
+    method: str
+    alpha: float
+    days: tuple[int, ...]
+    information: tuple[float, ...]
+    correlation: tuple[tuple[float, ...], ...]
+    is_estimated: bool
+    p: tuple[float, ...]
+    p_so_far: tuple[float, ...]
+
+    def levels(self, alpha: float) -> dict[int, float]:
+        """The two-sided level of each look, by day, where the whole test has level `alpha`."""
+        found = nominal_levels(self.method, alpha, self.information, self.correlation, tuned_alpha=self.alpha)
+        return dict(zip(self.days, found, strict=True))
+
+    def first_crossed(self, levels: Mapping[int, float]) -> int:
+        """The day of the first look beyond its bound; of the one nearest to it where none is."""
+        crossed = [day for day, p in zip(self.days, self.p, strict=True) if p <= levels[day]]
+        nearest = min(
+            zip(self.p, self.days, strict=True), key=lambda look: look[0] / max(levels[look[1]], 1e-300)
+        )
+        return crossed[0] if crossed else nearest[1]
+
+    def alpha_spent(self, alpha: float) -> list[float | None]:
+        """Alpha spent by each look; None for always-valid bounds, which do not spend."""
+        if self.method not in SPENDING:
+            return [None] * len(self.days)
+        return [spent(self.method, alpha, t) for t in self.information]
+
+
+def look_days(days: int) -> list[int]:
+    """The days after which goals are tested.
+
+    >>> look_days(5), look_days(28)[:3]
+    ([1, 2, 3, 4, 5], [2, 4, 6])
+    """
+    n = min(days, MOST_LOOKS)
+    return [days * (i + 1) // n for i in range(n)]
+
+
+def pairs_of(rows: Iterable[PairRow]) -> Pairs:
+    """The rows by arm and days."""
+    return {(row.arm, row.early, row.late): Moments(row.n, row.sums, row.products) for row in rows}
+
+
+def looks_of(
+    method: str,
+    metric: Metric,
+    arms: tuple[str, str],
+    measured: Mapping[int, Measured],
+    moments: Mapping[tuple[str, int], Moments],
+    found: Mapping[int, Comparison],
+    pairs: Pairs,
+    *,
+    alpha: float,
+) -> Looks | None:
+    """The looks of a metric at control and treatment (`arms`), from what was found by each day.
+
+    None where the last look has no p. Looks without one are left out. Where `pairs` do not hold the looks'
+    co-moments, increments are taken as independent.
+    """
+    last = max(found)
+    days = [day for day in sorted(found) if found[day].p is not None]
+    if last not in days:
+        return None
+    information = _information(
+        days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days]
+    )
+    estimated = _correlation(metric, arms, days, measured, moments, pairs)
+    correlation = canonical_correlation(information) if estimated is None else estimated
+    p_values = [p for p in (found[day].p for day in days) if p is not None]
+    return Looks(
+        method,
+        alpha,
+        tuple(days),
+        tuple(information),
+        tuple(map(tuple, correlation.tolist())),
+        estimated is not None,
+        tuple(p_values),
+        tuple(sequential_p(method, p_values, information, correlation, tuned_alpha=alpha)),
+    )
+
+
+def _information(
+    days: Sequence[int], found: Sequence[Comparison], controls: Sequence[float | None]
+) -> list[float]:
+    """Shares of the last look's information, above 0 and increasing. Days count where it has none."""
+    k = len(days)
+    raw = [
+        (value or 0.0) ** 2 / look.standard_error**2 if look.standard_error else 0.0
+        for value, look in zip(controls, found, strict=True)
+    ]
+    shares = [value / raw[-1] for value in raw] if raw[-1] > 0 else [day / days[-1] for day in days]
+    capped = [min(share, 1 - LEAST_STEP * (k - 1 - i)) for i, share in enumerate(shares)]
+    return [float(share) for share in np.maximum.accumulate(np.maximum(capped, 1e-6))]
+
+
+def _correlation(
+    metric: Metric,
+    arms: tuple[str, str],
+    days: Sequence[int],
+    measured: Mapping[int, Measured],
+    moments: Mapping[tuple[str, int], Moments],
+    pairs: Pairs,
+) -> NDArray[np.float64] | None:
+    """The correlation of the looks' differences. None where a pair of looks is not known."""
+    r = np.eye(len(days))
+    errors = [sum(measured[day].adjusted[arm].variance or 0.0 for arm in arms) ** 0.5 for day in days]
+    for j, late in enumerate(days):
+        for i, early in enumerate(days[:j]):
+            covariance = 0.0
+            for arm in arms:
+                pair = pairs.get((arm, early, late))
+                if pair is None:
+                    return None
+                covariance += _covariance(
+                    metric, pair, moments[arm, early], moments[arm, late], measured[early], measured[late]
+                )
+            r[i, j] = r[j, i] = np.clip(covariance / (errors[i] * errors[j]), -1.0, 1.0)
+    return r
+
+
+def _covariance(
+    metric: Metric, pair: Moments, early: Moments, late: Moments, at_early: Measured, at_late: Measured
+) -> float:
+    """Of the estimates of one arm at two looks: that of the values of the earlier users, over the later n."""
+    if pair.n < 2:
+        return 0.0
+    forms: list[Form] = []
+    for moments, measured, prefix in ((early, at_early, ""), (late, at_late, LATE)):
+        form = linearised(moments, metric.numerator, metric.denominator, metric.scale)
+        renamed = {prefix + name: weight for name, weight in form.items()}
+        forms.append({**renamed, **{name: -Fraction(theta) for name, theta in measured.theta.items()}})
+    return float(form_covariance(pair, *forms)) / late.n

@@ -1,0 +1,87 @@
+"""Parts of report.json beside the effects: daily looks, adjustment for the pre-period, guardrails."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from abtest.metrics import Metric
+
+if TYPE_CHECKING:
+    from abtest.effects import Effect, Goal
+
+
+def sequential_document(goal: "Goal") -> dict[str, Any]:
+    """The looks at one goal: information, alpha spent at the goal's part of alpha, bound, p so far.
+
+    `decided_on` is the day of the look that crossed its bound, or null; the estimate there is `biased` (away
+    from 0) where it is not the last one: a look is chosen because its effect looks large.
+    """
+    from scipy.special import ndtri
+
+    looks = goal.looks
+    assert looks is not None, goal
+    levels = goal.levels
+    rejected = goal.adjusted.rejected
+    decided_on = looks.first_crossed(levels) if rejected else None
+    spent = looks.alpha_spent(goal.adjusted.alpha)
+    rows = [
+        {
+            "day": day,
+            "information": information,
+            "alpha_spent": alpha_spent,
+            "level": levels[day],
+            "bound": float(-ndtri(levels[day] / 2)) if levels[day] > 0 else None,
+            "p": p,
+            "p_sequential": so_far,
+            "crossed": p <= levels[day],
+        }
+        for day, information, alpha_spent, p, so_far in zip(
+            looks.days, looks.information, spent, looks.p, looks.p_so_far, strict=True
+        )
+    ]
+    return {
+        "metric": goal.metric.name,
+        "treatment": goal.treatment,
+        "method": looks.method,
+        "alpha": goal.adjusted.alpha,
+        "correlation": "estimated" if looks.is_estimated else "independent increments",
+        "looks": rows,
+        "decided_on": decided_on,
+        "biased": decided_on is not None and decided_on < looks.days[-1],
+    }
+
+
+def cuped_document(effect: "Effect") -> dict[str, Any]:
+    """What the pre-period did for one effect; status `off` with a reason where it did nothing."""
+    measured = effect.measured
+    control, treatment = measured.plain[effect.control].value, measured.plain[effect.treatment].value
+    difference = None if control is None or treatment is None else treatment - control
+    return {
+        "metric": effect.metric,
+        "treatment": effect.treatment,
+        "window": {"from": effect.window.first_day, "to": effect.window.last_day},
+        "status": "off" if measured.reason else "ok",
+        "reason": measured.reason,
+        "covariates": list(measured.covariates),
+        "adjusted_control_mean": None if measured.reason else measured.adjusted[effect.control].value,
+        "adjusted_treatment_mean": None if measured.reason else measured.adjusted[effect.treatment].value,
+        "variance_reduction": measured.variance_reduction(effect.control, effect.treatment),
+        "unadjusted_difference": difference,
+        "unadjusted_lift": None if difference is None or not control else difference / control,
+    }
+
+
+def guardrail_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The non-inferiority test of one guardrail. Inconclusive is not a pass."""
+    metric = next(metric for metric in metrics if metric.name == effect.metric)
+    test = effect.margin_test
+    assert test is not None, effect
+    return {
+        "metric": effect.metric,
+        "treatment": effect.treatment,
+        "margin": metric.margin,
+        "margin_kind": metric.margin_kind,
+        "p_non_inferior": test.p,
+        "p_worse": test.p_worse,
+        "result": effect.guardrail,
+        "reason": test.reason,
+    }

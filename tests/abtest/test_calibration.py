@@ -1,0 +1,81 @@
+"""The calibration itself: its vectorised statistics against the real ones, its gates, its command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from abtest.stats import calibration
+from abtest.stats.calibration import Cell, calibrate, main, population, splits
+from abtest.stats.cuped import adjust
+from abtest.stats.means import compare, mean_estimate, ratio_estimate
+from abtest.stats.moments import Moments
+
+N = 300
+
+
+def arms_of(seed: int, replicate: int, **columns: np.ndarray) -> tuple[Moments, Moments]:
+    treated = next(splits(N, replicate + 1, seed))[replicate] == 1
+    return tuple(  # type: ignore[return-value]
+        Moments.from_arrays(**{name: values[mask].astype(np.int64) for name, values in columns.items()})
+        for mask in (~treated, treated)
+    )
+
+
+@pytest.mark.parametrize("replicate", [0, 3])
+def test_the_vectorised_p_is_that_of_the_methods(replicate: int) -> None:
+    metrics = population(N, 5)
+    plays, rate = metrics["plays"], metrics["play_rate"]
+    assert rate.y is not None
+    columns = {"x": rate.x[:, -1], "y": rate.y[:, -1], "past": plays.past}
+    control, treatment = arms_of(9, replicate, **columns)
+
+    means = compare(mean_estimate(control, "x"), mean_estimate(treatment, "x"))
+    found = calibration.mean_arms(plays.x, 4, 9)
+    assert calibration.welch_p(found)[replicate, -1] == pytest.approx(means.p, rel=1e-9)
+    assert means.lift_ci is not None
+    for end in means.lift_ci:
+        for inside in (True, False):
+            lift = end + (1e-6 if (end == means.lift_ci[0]) == inside else -1e-6)
+            assert calibration.fieller_covers(found, lift)[replicate, -1] == inside
+
+    ratios = compare(ratio_estimate(control, "x", "y"), ratio_estimate(treatment, "x", "y"))
+    found = calibration.ratio_arms(rate.x, rate.y, 4, 9)
+    assert calibration.welch_p(found)[replicate, -1] == pytest.approx(ratios.p, rel=1e-9)
+
+    adjusted = adjust({"c": control, "t": treatment}, "x", covariates=["past"]).estimates
+    found = calibration.cuped_arms(plays.x[:, -1:], plays.past, 4, 9)
+    oracle = compare(adjusted["c"], adjusted["t"])
+    assert calibration.welch_p(found)[replicate, 0] == pytest.approx(oracle.p, rel=1e-9)
+
+
+def test_splits_are_fair_and_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(splits(N, 600, 1)))
+    monkeypatch.setattr(calibration, "BLOCK", 7)
+    assert (np.concatenate(list(splits(N, 600, 1))) == whole).all()
+    assert whole.mean() == pytest.approx(0.5, abs=6 * 0.5 / np.sqrt(whole.size))
+    assert len(np.unique(whole, axis=0)) == 600
+    assert (np.concatenate(list(splits(N, 600, 2))) != whole).any()
+
+
+def test_every_gate_holds_for_1000_splits() -> None:
+    cells = calibrate(replicates=1000)
+    assert [cell for cell in cells if not cell.passed] == []
+    methods = {cell.method for cell in cells}
+    assert methods >= {"welch", "delta", "cuped", "obf", "pocock", "always-valid", "holm", "hochberg", "bh"}
+    peeking = [cell.rate for cell in cells if cell.method == "peeking daily"]
+    assert min(peeking) > 0.06  # what the sequential methods are for
+
+
+def test_a_rate_outside_its_gate_fails() -> None:
+    assert not Cell("plays", "welch", 4000, 0.08, 0.04, 0.06).passed
+    assert not Cell("plays", "welch", 4000, 0.03, 0.04, 0.06).passed
+    assert Cell("plays", "welch", 4000, 0.05, 0.04, 0.06).passed
+
+
+def test_the_command_prints_cells_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--json", "--replicates", "300", "--users", "400"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["replicates"] == 300
+    assert code == (0 if document["passed"] else 1)
+    assert {"metric", "method", "users", "rate", "low", "high", "passed"} == set(document["cells"][0])
