@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abtest.checks import Check, run_checks
 from abtest.effects import Effect, MomentsRow, Window, compare_all, totals_of, windows
 from abtest.experiment import Experiment
+from abtest.health import failed_first
 from abtest.metrics import METRICS, Metric
 from abtest.verdict import Verdict, decide
 
@@ -44,7 +45,7 @@ class Analysis:
             "experiment": {**unknown, **self.settings},
             "verdict": self.verdict.document(),
             "exposed": dict(self.exposed),
-            "checks": [check.document() for check in self.checks],
+            "checks": [check.document() for check in failed_first(self.checks)],
             "metrics": [_metric_document(metric) for metric in self.metrics],
             "effects": [effect.document() for effect in self.effects],
             "candidate_overlap": self.candidate_overlap,
@@ -61,19 +62,22 @@ def analyse(
     exposed: Mapping[str, int],
     crossovers: int = 0,
     metrics: Sequence[Metric] = METRICS,
+    more_checks: Sequence[Check] = (),
+    unusable: Mapping[str, str] | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
     `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
-    of users that were dropped because they were seen in more than one arm.
+    of users that were dropped because they were seen in more than one arm. `more_checks` come beside those
+    of the counts; `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0).
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
     totals = totals_of(moments, experiment, metrics)
-    checks = run_checks(experiment, totals, exposed, crossovers)
-    effects = compare_all(totals, experiment, metrics)
+    checks = [*run_checks(experiment, totals, exposed, crossovers), *more_checks]
+    effects = _withheld(compare_all(totals, experiment, metrics), metrics, unusable or {})
     return Analysis(
         settings=settings,
         metrics=tuple(metrics),
@@ -82,6 +86,20 @@ def analyse(
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
     )
+
+
+def _withheld(
+    effects: Sequence[Effect], metrics: Sequence[Metric], unusable: Mapping[str, str]
+) -> list[Effect]:
+    """The effects; those of metrics that read an unusable column are absent and say why."""
+    reasons = {
+        metric.name: unusable[column] for metric in metrics for column in metric.columns if column in unusable
+    }
+    absent: dict[str, Any] = {"control_mean": None, "treatment_mean": None, "difference": None, "lift": None}
+    return [
+        replace(effect, **absent, reason=reasons[effect.metric]) if effect.metric in reasons else effect
+        for effect in effects
+    ]
 
 
 def _metric_document(metric: Metric) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis
+    from abtest.logs import LogRequest
     from baselines.ranker import Ranker
     from simulator.world import World
     from warehouse.store import Warehouse
@@ -249,3 +250,20 @@ def analyse_place(place: Path, name: str | None = None) -> "Analysis":
         raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
     with Warehouse.open(database, read_only=True) as warehouse:
         return replace(analyse_warehouse(warehouse, name), versions=versions())
+
+
+def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "Analysis":
+    """Analyse a log that a mapping describes, or, without one, a recorded run; write reports to `out`."""
+    from abtest.logs import analyse_log
+    from abtest.report import write_reports
+
+    if request.mapping is not None or request.config is not None:
+        analysis = analyse_log(request)
+    elif len(request.places) > 1 or "://" in request.places[0]:
+        raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
+    else:
+        analysis = analyse_place(Path(request.places[0]), name)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_reports(analysis, out)
+    return analysis
