@@ -17,6 +17,8 @@ from warehouse.logs.times import form_of
 from warehouse.logs.totals import Total, check_total, default_total
 from warehouse.queries import Window
 
+Sums = dict[tuple[Window, str], tuple[dict[str, Number], dict[tuple[str, str], Number]]]
+
 __all__ = ["EventLog", "Extent", "Span", "UserCounts", "ValueCounts"]
 
 
@@ -278,24 +280,15 @@ class EventLog:
         is_float = {total.name: self._is_float(total) for total in totals}
         exact = [pair for pair in pairs if not any(is_float[name] for name in pair)]
         central = [pair for pair in pairs if pair not in exact]
-        found: dict[tuple[Window, str], tuple[dict[str, Number], dict[tuple[str, str], Number]]] = {}
-        if central:
-            self._database.one_thread()
-        for group, statement, read in (
-            (central, queries.central_sums, central_moments),
-            (exact, queries.exact_sums, exact_moments),
-        ):
-            names = [name for name in by_name if any(name in pair for pair in group)]
-            if not names:
-                continue
-            at = [(names.index(a), names.index(b)) for a, b in group]
-            asked = [by_name[name] for name in names]
-            scales = [self._scale(total) for total in asked]
-            cte = _only(days, totals, asked).cte("user_days")
-            for row in self._database.rows(statement(cte, span, windows, asked, at)):
-                sums, products = read(row, names, scales, at)
-                old = found.get((Window(row[0], row[1]), row[2]), ({}, {}))
-                found[Window(row[0], row[1]), row[2]] = ({**old[0], **sums}, {**old[1], **products})
+        found: Sums = {}
+        try:
+            _merge(found, self._sums(days, span, windows, totals, exact, is_exact=True))
+        except OverflowError:
+            central, found = list(pairs), {}
+        try:
+            _merge(found, self._sums(days, span, windows, totals, central, is_exact=False))
+        except OverflowError as error:
+            raise ValueError(f"values of the log are too large to be squared and summed: {error}") from error
         nothing = dict.fromkeys(by_name, 0), dict.fromkeys(pairs, 0)
         last = {window: span.days if window == PRE else window.last_day for window in windows}
         return [
@@ -308,6 +301,31 @@ class EventLog:
             for window in windows
             for arm in exposed.by_arm()
         ]
+
+    def _sums(
+        self,
+        days: sa.Select,
+        span: Span,
+        windows: Sequence[Window],
+        totals: Sequence[Total],
+        pairs: Sequence[tuple[str, str]],
+        *,
+        is_exact: bool,
+    ) -> Sums:
+        """Sums and products for the named pairs, by integers or by deviations from a centre."""
+        asked = [total for total in totals if any(total.name in pair for pair in pairs)]
+        if not asked:
+            return {}
+        if not is_exact:
+            self._database.one_thread()
+        names = [total.name for total in asked]
+        at = [(names.index(a), names.index(b)) for a, b in pairs]
+        scales = [self._scale(total) for total in asked]
+        statement = queries.exact_sums if is_exact else queries.central_sums
+        read = exact_moments if is_exact else central_moments
+        cte = _only(days, totals, asked).cte("user_days")
+        rows = self._database.rows(statement(cte, span, windows, asked, at))
+        return {(Window(row[0], row[1]), row[2]): read(row, names, scales, at) for row in rows}
 
     def _is_float(self, total: Total) -> bool:
         return total.how == "sum" and self.columns[total.column or ""].kind == "float"
@@ -385,6 +403,13 @@ def _assignment_ts(mapping: LogMapping, own: Mapping[str, Column], ts_form: str 
 def _clause(table: str, columns: Iterable[str]) -> sa.TableClause:
     named = sa.sql.quoted_name(table, quote=True)
     return sa.table(named, *(sa.column(sa.sql.quoted_name(name, quote=True)) for name in columns))
+
+
+def _merge(into: Sums, more: Sums) -> None:
+    """Add sums of other columns; what is there already is exact and stays."""
+    for key, (sums, products) in more.items():
+        old = into.get(key, ({}, {}))
+        into[key] = ({**sums, **old[0]}, {**products, **old[1]})
 
 
 def _only(days: sa.Select, totals: Sequence[Total], asked: Sequence[Total]) -> sa.Select:

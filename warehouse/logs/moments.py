@@ -28,7 +28,12 @@ class LogMoments(NamedTuple):
 def exact_moments(
     row: Sequence[Any], names: Sequence[str], scales: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> tuple[dict[str, Number], dict[tuple[str, str], Number]]:
-    """Sums and products of one row of `queries.exact_sums`; `scales` are the decimals of each total."""
+    """Sums and products of one row of `queries.exact_sums`; `scales` are the decimals of each total.
+
+    OverflowError where the database left the integers, as SQLite does beyond 64 bits.
+    """
+    if not all(isinstance(value, int) for value in row[4:]):
+        raise OverflowError("a sum does not fit the integers of the database")
     n = len(names)
     values = [int(value) for value in row[4:]]
     sums = {name: _scaled(value, scale) for name, value, scale in zip(names, values[:n], scales, strict=True)}

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from warehouse.duck import MEMORY, compiled
 from warehouse.logs.columns import Column, Kind
+from warehouse.opening import path_of
 
 READERS = {
     ".parquet": "read_parquet", ".pq": "read_parquet", ".csv": "read_csv", ".tsv": "read_csv",
@@ -27,7 +28,9 @@ class Database(Protocol):
 
     name: str
 
-    def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]: ...
+    def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
+        """All rows. OverflowError where a number does not fit its type, ValueError for any other failure."""
+
     def table_names(self) -> list[str]: ...
     def columns(self, table: str) -> dict[str, Column]: ...
     def one_thread(self) -> None:
@@ -155,6 +158,8 @@ class LogDuck:
     def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(*compiled(statement)).fetchall()
+        except duckdb.OutOfRangeException as error:
+            raise OverflowError(f"{self.name}: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
 
@@ -183,7 +188,7 @@ def _database_path(places: Sequence[str]) -> str | None:
     if first.startswith("duckdb:") or Path(first).suffix in DATABASES:
         if len(places) > 1:
             raise ValueError(f"{len(places)} places are given, the first a database; give that one alone")
-        return first.removeprefix("duckdb:").removeprefix("//").removeprefix("/")
+        return path_of(first)
     return None
 
 

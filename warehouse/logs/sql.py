@@ -36,6 +36,8 @@ class SqlDatabase:
             found = self._connection.execute(statement).fetchall()
         except sa.exc.SQLAlchemyError as error:
             self._connection.rollback()
+            if "overflow" in str(error) or "out of range" in str(error):
+                raise OverflowError(f"{self.name}: {_first_line(error)}") from error
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
         return [tuple(map(_plain, row)) for row in found]
 

@@ -83,7 +83,7 @@ def value_expression(column: sa.ColumnElement, kind: Column) -> sa.ColumnElement
     if kind.kind == "boolean":
         return sa.case((column.is_(None), None), (column, 1), else_=0)
     if kind.kind == "decimal":
-        return sa.cast(column * 10**kind.scale, sa.BigInteger)
+        return sa.cast(sa.func.round(column * 10**kind.scale), sa.BigInteger)
     return sa.cast(column, sa.BigInteger)
 
 
