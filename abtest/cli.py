@@ -186,6 +186,55 @@ def analyze(
     return _show(checked(analyse_any, request, experiment, out), as_json=as_json)
 
 
+@main.command()
+@log_options
+@click.option("--users", type=int, help="Users of all arms together (default: as many as were seen).")
+@click.option("--split", help="Percent of users an arm, the control first, e.g. 80,20 (default 50,50).")
+@click.option("--lift", "lifts", multiple=True, help="A lift to ask about, in percent: METRIC=PERCENT.")
+@click.option("--alpha", type=float, default=0.05, show_default=True, help="Level of all goals together.")
+@click.option("--power", type=float, default=0.8, show_default=True, help="Power at the detectable lift.")
+@click.option(
+    "--design", default="fixed", show_default=True, help="fixed, or the bounds of daily looks, e.g. obf."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@exits
+def plan(
+    places: tuple[str, ...],
+    users: int | None,
+    split: str | None,
+    lifts: tuple[str, ...],
+    alpha: float,
+    power: float,
+    design: str,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Plan an experiment from what users did: detectable lifts by day, users and days that a lift takes.
+
+    From a run folder, or from an event log as `abtest analyze` reads it (arm= is not needed). Metrics that
+    the RecGPT paper reports are asked about its online lifts.
+
+    \b
+    Examples:
+      abtest plan runs/experiment-1
+      abtest plan runs/experiment-1 --users 10000000 --split 90,10
+      abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
+    """
+    from abtest.logs import LogRequest
+    from abtest.plan import Design, parse_lifts, parse_split, plan_sections
+    from abtest.plan import plan as make_plan
+    from abtest.report.terminal import print_sections
+
+    shares = checked(parse_split, split)
+    asked = checked(Design, users, shares, alpha, power, design)
+    document = checked(make_plan, LogRequest(places, **options), asked, checked(parse_lifts, lifts))
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        print_sections(plan_sections(document))
+    return OK
+
+
 @main.command("list")
 @exits
 def list_() -> int:

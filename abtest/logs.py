@@ -87,14 +87,14 @@ def declared(request: LogRequest) -> Declaration:
     )
 
 
-def open_log(request: LogRequest, declaration: Declaration) -> "EventLog":
+def open_log(request: LogRequest, declaration: Declaration, *, needs_arm: bool = True) -> "EventLog":
     """The log, opened, its columns checked against the mapping."""
     from warehouse.logs.columns import LogMapping
     from warehouse.logs.log import EventLog
 
     return EventLog.open(
         request.places,
-        LogMapping.from_keys(declaration.map),
+        LogMapping.from_keys(declaration.map, needs_arm=needs_arm),
         table=request.table,
         assignment=request.assignment,
         ignored_arms=declaration.ignore,
@@ -103,8 +103,10 @@ def open_log(request: LogRequest, declaration: Declaration) -> "EventLog":
     )
 
 
-def study_of(log: "EventLog", declaration: Declaration, request: LogRequest) -> Study:
-    """What is tested: as declared, the rest read off the log."""
+def study_of(
+    log: "EventLog", declaration: Declaration, request: LogRequest, *, needs_arms: bool = True
+) -> Study:
+    """What is tested: as declared, the rest read off the log. A plan needs no arms: one stands for all."""
     from warehouse.logs.totals import Total
 
     extent = log.extent()
@@ -114,7 +116,9 @@ def study_of(log: "EventLog", declaration: Declaration, request: LogRequest) -> 
     span = _span(log, declaration, seen)
     experiment = Experiment(
         name=declaration.name or Path(request.places[0].split("?")[0]).stem or "log",
-        arms=_arms(seen, declaration, log),
+        arms=_arms(seen, declaration, log)
+        if needs_arms or len(seen) > 1
+        else (*map(Arm, seen), Arm("(none)")),
         control=_control(seen, declaration),
         days=span.days,
         salt=declaration.salt,

@@ -30,7 +30,7 @@ class LogMapping:
     """
 
     user: str
-    arm: str
+    arm: str = ""
     ts: str | None = None
     event: str | None = None
     value: str | None = None
@@ -51,8 +51,11 @@ class LogMapping:
             )
 
     @classmethod
-    def from_keys(cls, given: Mapping[str, Any]) -> Self:
-        """From keys as in `--map` and in the table [map] of a file; `segment` is a column or a list."""
+    def from_keys(cls, given: Mapping[str, Any], *, needs_arm: bool = True) -> Self:
+        """From keys as in `--map` and in the table [map] of a file; `segment` is a column or a list.
+
+        Without an arm, where none is needed, all users are together.
+        """
         known = [key.name for key in fields(cls) if key.name != "segments"] + ["segment"]
         for key, value in given.items():
             if key not in known:
@@ -62,7 +65,7 @@ class LogMapping:
             texts = value if key == "segment" and isinstance(value, list | tuple) else [value]
             if not all(isinstance(text, str) and text for text in texts):
                 raise ValueError(f"{key} = {value!r} in the mapping is no column name; give text")
-        for key in ("user", "arm"):
+        for key in ("user", "arm") if needs_arm else ("user",):
             if key not in given:
                 raise ValueError(f"the mapping lacks {key}; give at least user=COLUMN,arm=COLUMN")
         segments = given.get("segment", ())

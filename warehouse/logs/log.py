@@ -364,7 +364,7 @@ def _tables(
         for key in ("assignment_user", "assignment_arm", "assignment_ts"):
             if getattr(mapping, key) is not None:
                 raise ValueError(f"the mapping has {key} and there is no assignment table; give --assignment")
-        for name in (mapping.arm, *mapping.segments):
+        for name in (mapping.arm, *mapping.segments) if mapping.arm else mapping.segments:
             find_column(columns, name, shown)
     else:
         own = database.columns(assignment)

@@ -48,6 +48,8 @@ class LogTables:
 
     @property
     def arm(self) -> sa.ColumnElement:
+        if not self.mapping.arm:
+            return sa.literal_column("'all users'", sa.String)
         source = self.events if self.assignment is None else self.assignment
         return sa.cast(source.c[self.mapping.assignment_arm or self.mapping.arm], sa.String)
 
@@ -122,12 +124,12 @@ def arms(log: LogTables) -> sa.Select:
     else:
         ts = _assignment_ts(log)
     source = log.events if log.assignment is None else log.assignment
+    rows = sa.select(log.arm.label("arm"), ts.label("ts")).select_from(source).subquery("rows").c
     return (
-        sa.select(log.arm, sa.func.min(ts))
-        .select_from(source)
-        .where(log.arm.is_not(None))
-        .group_by(log.arm)
-        .order_by(log.arm)
+        sa.select(rows.arm, sa.func.min(rows.ts))
+        .where(rows.arm.is_not(None))
+        .group_by(rows.arm)
+        .order_by(rows.arm)
     )
 
 

@@ -1,4 +1,4 @@
-"""The same log in every kind of place: files, DuckDB, SQLite, and a PostgreSQL server that is started here."""
+"""The same log in every kind of place: files, DuckDB, SQLite, and a PostgreSQL server started here."""
 
 import os
 import pwd
@@ -120,7 +120,7 @@ def put(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server on a socket in a folder of its own; skipped where its programs are not installed."""
+    """A PostgreSQL server on a socket in a folder of its own; skipped where it is not installed."""
     pytest.importorskip("psycopg", reason="psycopg is not installed (extra postgres)")
     found = [Path(path).parent for path in (shutil.which("initdb"),) if path]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"))

@@ -55,7 +55,7 @@ def test_a_mapping_that_cannot_be_is_refused(keys: dict[str, object], words: str
 @pytest.mark.parametrize("key", ["user", "ts", "arm"])
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path, key: str) -> None:
     path = write(tmp_path / "log.csv", "1,2026-03-02 10:00:00,a,1")
-    with pytest.raises(LookupError, match="no column 'amounts' in the log.*uid, at, variant, amount"):
+    with pytest.raises(LookupError, match=r"no column 'amounts' in the log.*uid, at, variant, amount"):
         open_csv(path, **{key: "amounts"})
 
 
