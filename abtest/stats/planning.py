@@ -1,7 +1,6 @@
 """Before an experiment: power at a lift, and what several looks cost."""
 
 from collections.abc import Sequence
-from math import sqrt
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -45,12 +44,3 @@ def looks_inflation(
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) >= power else (middle, high)
     return high / fixed
-
-
-def split_factor(control_share: float, treatment_share: float) -> float:
-    """By how much a split widens an interval against halves of the same users.
-
-    >>> split_factor(.5, .5), round(split_factor(.8, .2), 2)
-    (1.0, 1.25)
-    """
-    return sqrt(1 / control_share + 1 / treatment_share) / 2
