@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from warehouse.logs.totals import Total
 
 DAY_MS = 86_400_000
+PRE = "pre_"
+"""Before the name of a total: the same total before the start, a covariate."""
 MOST_DEFAULT_METRICS = 10
 MOST_ROWS_COMPARED = 5_000_000
 """Rows up to which duplicates are looked for without an id: all mapped columns are compared."""
@@ -150,8 +152,23 @@ def usable_moments(
 ) -> list[Any]:
     """Moments of the study's totals; unusable ones are 0 and are withheld from the effects."""
     good = [total for total in study.totals if total.name not in study.unusable]
-    found = log.moments(study.span, windows, good, product_pairs(study.metrics, good), exposed)
+    past = [replace(total, name=PRE + total.name) for total in good] if has_past(log, study) else []
+    found = log.moments(
+        study.span,
+        windows,
+        good,
+        [*product_pairs(study.metrics, good), *(past_pairs(study.metrics, good) if past else [])],
+        exposed,
+        past=past,
+        pre_days=study.pre_days,
+    )
     return [_filled(row, study) for row in found]
+
+
+def has_past(log: "EventLog", study: Study) -> bool:
+    """Whether the log holds events from before the start, from which covariates can be taken."""
+    first = log.extent().first_ts
+    return log.has_times and first is not None and first < study.span.start_ts and study.pre_days > 0
 
 
 def product_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[tuple[str, str]]:
@@ -164,6 +181,18 @@ def product_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[
         if set(pair) <= names
     ]
     return list({frozenset(pair): pair for pair in pairs}.values())
+
+
+def past_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[tuple[str, str]]:
+    """The pairs that covariates need: a metric's totals before the start, with each other and those since."""
+    names = {total.name for total in totals}
+    found: dict[tuple[str, str], None] = {}
+    for metric in metrics:
+        if set(metric.columns) <= names:
+            before = [PRE + name for name in metric.columns]
+            found |= dict.fromkeys(combinations_with_replacement(before, 2))
+            found |= dict.fromkeys((a, b) for a in before for b in metric.columns)
+    return list(found)
 
 
 def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"]:
@@ -223,8 +252,7 @@ def _pre_period(log: "EventLog", study: Study, exposed: "UserCounts") -> "Check"
     from abtest.health import check_pre_period
     from abtest.stats.moments import Moments
 
-    first = log.extent().first_ts
-    if not log.has_times or first is None or first >= study.span.start_ts or not study.pre_days:
+    if not has_past(log, study):
         return Check("pre_period", "not_run", None, "the log holds nothing before the start")
     good = [total for total in study.totals if total.name not in study.unusable]
     names = {total.name for total in good}

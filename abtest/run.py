@@ -18,7 +18,7 @@ from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis
+    from abtest.analysis import Analysis, Check
     from abtest.logs import LogRequest
     from baselines.ranker import Ranker
     from simulator.world import World
@@ -238,7 +238,41 @@ def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analy
         warehouse.moments(settings["name"], windows(settings["days"]), columns=columns_of(METRICS)),
         exposed=warehouse.exposed(settings["name"]),
         crossovers=warehouse.crossovers(settings["name"]),
+        more_checks=health_of_run(warehouse, settings),
     )
+
+
+def health_of_run(warehouse: "Warehouse", settings: dict[str, Any]) -> "list[Check]":
+    """The checks of a recorded run beyond its totals: assignment, each day's users and events."""
+    from abtest import health
+    from abtest.checks import check_sample_ratio
+
+    experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
+    by_day: dict[int, dict[str, int]] = {}
+    for day, arm, n in warehouse.daily_exposed(experiment.name):
+        by_day.setdefault(day, {})[arm] = n
+    exposures = warehouse.sql("SELECT experiment, user, arm FROM exposures ORDER BY ALL")
+    mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
+    users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
+    names = np.array([arm.name for arm in experiment.arms])
+    counts = {name: int((recorded == name).sum()) for name in names.tolist()}
+    wrong = int((names[experiment.assign(users)] != recorded).sum()) if len(users) else 0
+    found = []
+    if settings.get("n_users"):
+        arms = np.bincount(experiment.assign(np.arange(settings["n_users"])), minlength=len(names))
+        assigned = dict(zip(names.tolist(), arms.tolist(), strict=True))
+        found.append(replace(check_sample_ratio(experiment, assigned), name="sample_ratio_assigned"))
+    found.append(health.check_recorded_arms(counts, wrong))
+    found.append(health.check_slices(experiment, by_day, {})[0])
+    rows = warehouse.sql(
+        f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
+        f" WHERE ts >= {start_ts} AND ts < {start_ts + experiment.days * DAY_MS} GROUP BY ALL ORDER BY day"
+    ).to_pylist()
+    events = {row["day"]: row["n"] for row in rows}
+    found.append(health.check_days(experiment, events, start_ts))
+    last_ts = max((row["last"] for row in rows), default=None)
+    found.append(health.check_watermark(experiment, events, last_ts, start_ts))
+    return found
 
 
 def analyse_place(place: Path, name: str | None = None) -> "Analysis":

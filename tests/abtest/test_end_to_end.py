@@ -1,6 +1,7 @@
 """`abtest run` from the command line to the report, checked against plain SQL over its database."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,29 @@ def test_an_own_model_is_an_arm_by_its_import_path(
     monkeypatch.syspath_prepend(tmp_path)
     run_small(tmp_path / "own", "poprec,mine=mymodels:Newest", "--stage", "feed")
     assert set(report(tmp_path / "own")["exposed"]) == {"poprec", "mine"}
+
+
+def test_a_run_passes_the_checks_of_its_days_and_of_its_assignment(
+    abtest: Command, finished_run: Path
+) -> None:
+    document = json.loads(abtest("analyze", str(finished_run), "--json").stdout)
+    checks = {check["name"]: check["status"] for check in document["checks"]}
+    names = ("sample_ratio_assigned", "assignment", "sample_ratio_by_day", "missing_days", "late_data")
+    assert [checks[name] for name in names] == ["ok"] * 5
+
+
+def test_a_run_whose_users_were_served_another_arm_is_invalid(
+    abtest: Command, finished_run: Path, tmp_path: Path
+) -> None:
+    """As after a wrong salt in a second service: the arms hold the right numbers of the wrong users."""
+    path = tmp_path / "events.duckdb"
+    shutil.copy(finished_run / "events.duckdb", path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "UPDATE exposures SET arm = CASE arm WHEN 'poprec' THEN 'comirec' ELSE 'poprec' END WHERE user < 50"
+        )
+    result = abtest("analyze", str(path), "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["checks"][0]["name"] == "assignment"
+    assert document["verdict"]["decision"] == "invalid"

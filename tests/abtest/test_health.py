@@ -10,6 +10,7 @@ from abtest.health import (
     check_days,
     check_duplicates,
     check_pre_period,
+    check_recorded_arms,
     check_rows,
     check_slices,
     check_watermark,
@@ -151,3 +152,9 @@ def test_failed_checks_come_first() -> None:
         Check(name, status, None, "") for name, status in (("a", "ok"), ("b", "warning"), ("c", "failed"))
     ]  # type: ignore[arg-type]
     assert [check.name for check in failed_first(order)] == ["c", "b", "a"]
+
+
+def test_arms_other_than_salt_and_user_give_fail() -> None:
+    assert check_recorded_arms({"a": 5, "b": 5}, 0).status == "ok"
+    assert check_recorded_arms({"a": 5, "b": 5}, 1).status == "failed"
+    assert check_recorded_arms({"a": 0, "b": 0}, 0).status == "not_run"

@@ -227,8 +227,13 @@ class EventLog:
         totals: Sequence[Total],
         pairs: Iterable[tuple[str, str]],
         exposed: UserCounts,
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
     ) -> list[LogMoments]:
         """Sums of each total and of the products of the named pairs, by window and arm.
+
+        `past` are totals of the same users in the `pre_days` before the start, under other names.
 
         Sums of integers and decimals are exact; those with a float are taken by one thread around a
         centre.
@@ -241,7 +246,11 @@ class EventLog:
             and self.exposure_event is None
         )
         days = queries.user_days(self._tables, span, totals, one_arm=one_arm)
-        return self._moments(days, span, [Window(*w) for w in windows], totals, list(pairs), exposed)
+        if past:
+            before = queries.pre_period(self._tables, span, past, pre_days)
+            days = queries.with_past(days, before, len(totals), len(past))
+        asked = [Window(*window) for window in windows]
+        return self._moments(days, span, asked, [*totals, *past], list(pairs), exposed)
 
     def pre_period(
         self,
@@ -418,7 +427,8 @@ def _only(days: sa.Select, totals: Sequence[Total], asked: Sequence[Total]) -> s
         return days
     d = days.subquery("all_totals").c
     kept = [d[f"t{totals.index(total)}"].label(f"t{i}") for i, total in enumerate(asked)]
-    return sa.select(d.user, d.arm, d.day_ts, *kept)
+    marks = [d.is_past] if "is_past" in d else []
+    return sa.select(d.user, d.arm, d.day_ts, *marks, *kept)
 
 
 def _whole(value: float | None) -> int | None:

@@ -256,15 +256,40 @@ def user_days(log: LogTables, span: Span, totals: Sequence[Total], *, one_arm: b
 
 
 def pre_period(log: LogTables, span: Span, totals: Sequence[Total], pre_days: int) -> sa.Select:
-    """What the same users did before the experiment's start, as one row of `user_days` each (day_ts = 0)."""
-    u = exposed(log, span).cte("exposed")
+    """What the same users did before the experiment's start, as one row of `user_days` each, on the day of
+    their first exposure."""
+    u = exposed(log, span).cte("exposed_before")
     before = [log.ts < span.start_ts, log.ts >= span.start_ts - pre_days * DAY_MS]
     rows = (
-        _rows(log, totals, u.c.arm, sa.literal(0, sa.BigInteger))
+        _rows(log, totals, u.c.arm, _day_ts(u.c.first_ts, span))
         .join_from(log.events, u, log.user == u.c.user)
         .where(*before, u.c.arm == u.c.other_arm)
     )
     return _summed(rows.subquery("rows"), totals)
+
+
+def with_past(days: sa.Select, past: sa.Select, n_totals: int, n_past: int) -> sa.Select:
+    """Both as one table: t0, t1, ... of `days`, then those of `past`; `is_past` tells the rows apart."""
+    d, p = days.subquery("days"), past.subquery("past")
+    zero = sa.literal(0, sa.BigInteger)
+    now = sa.select(
+        d.c.user,
+        d.c.arm,
+        d.c.day_ts,
+        sa.literal(0, sa.Integer).label("is_past"),
+        *(d.c[f"t{i}"].label(f"t{i}") for i in range(n_totals)),
+        *(zero.label(f"t{n_totals + i}") for i in range(n_past)),
+    )
+    before = sa.select(
+        p.c.user,
+        p.c.arm,
+        p.c.day_ts,
+        sa.literal(1, sa.Integer).label("is_past"),
+        *(zero.label(f"t{i}") for i in range(n_totals)),
+        *(p.c[f"t{i}"].label(f"t{n_totals + i}") for i in range(n_past)),
+    )
+    both = sa.union_all(now, before).subquery("both")
+    return sa.select(*both.c)
 
 
 def exact_sums(
@@ -412,10 +437,14 @@ def _summed(rows: sa.Subquery, totals: Sequence[Total]) -> sa.Select:
 
 def _window_totals(days: sa.CTE, span: Span, window: Window, totals: Sequence[Total]) -> sa.Select:
     columns = [days.c[f"t{i}"] for i in range(len(totals))]
-    if window == PRE or (window == (1, 1) and span.days == 1):
+    has_past = "is_past" in days.c
+    if window == PRE or (not has_past and window == (1, 1) and span.days == 1):
         return sa.select(days.c.user, days.c.arm, *columns)
-    inside = [days.c.day_ts >= span.begin(window.first_day), days.c.day_ts < span.begin(window.last_day + 1)]
-    if window.first_day == window.last_day:
+    until = days.c.day_ts < span.begin(window.last_day + 1)
+    inside = [until, days.c.day_ts >= span.begin(window.first_day)]
+    if has_past:  # the past belongs to every window of users who were exposed by its end
+        inside = [until, sa.or_(days.c.is_past == 1, inside[1])]
+    elif window.first_day == window.last_day:
         return sa.select(days.c.user, days.c.arm, *columns).where(*inside)
     return (
         sa.select(

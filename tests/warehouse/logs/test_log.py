@@ -186,6 +186,32 @@ def test_the_pre_period_holds_what_the_same_users_did_before_the_start(put: Put)
             assert float(moments.products[total.name, total.name]) == pytest.approx(squares, rel=1e-12)
 
 
+def test_products_of_before_and_after_are_of_the_same_users(put: Put) -> None:
+    """What CUPED needs, in every window: sums before the start of the users exposed by the window's end."""
+    rows = random_rows(9)
+    where = put(rows, None)
+    exposed = exposures(rows)
+    now, past = Total("n_buy", "count", BUY), Total("pre_cents", "sum", None, "cents")
+    pairs = [("n_buy", "n_buy"), ("pre_cents", "pre_cents"), ("pre_cents", "n_buy")]
+    with EventLog.open(where.places, MAPPING, table=where.table, threads=1) as log:
+        found = log.moments(SPAN, WINDOWS, [now], pairs, log.exposed(SPAN), past=[past], pre_days=2)
+    for moments in found:
+        first, last = moments.window
+        x, y = [], []
+        for user, (arms, since) in exposed.items():
+            if arms == {moments.arm} and day_of(since) <= last:
+                mine = [row for row in rows if row["uid"] == user]
+                inside = [r for r in mine if ms(r) >= since and first <= day_of(ms(r)) <= last]
+                x.append(value([r for r in mine if 0 < START_TS - ms(r) <= 2 * DAY_MS], past))
+                y.append(value(inside, now))
+        assert moments.n == len(x)
+        assert float(moments.sums["pre_cents"]) == pytest.approx(float(sum(x)), rel=1e-12)
+        assert float(moments.sums["n_buy"]) == pytest.approx(float(sum(y)), rel=1e-12)
+        for pair, (a, b) in zip(pairs, ((y, y), (x, x), (x, y)), strict=True):
+            product = sum(i * j for i, j in zip(a, b, strict=True))
+            assert float(moments.products[pair]) == pytest.approx(float(product), rel=1e-12)
+
+
 def test_what_a_log_holds_is_counted(put: Put) -> None:
     rows = random_rows(6)
     rows[0]["uid"], rows[1]["at"], rows[2][AMOUNT] = None, None, -3.0
