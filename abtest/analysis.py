@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abtest.checks import Check, run_checks
@@ -20,6 +20,7 @@ from abtest.effects import (
     windows,
 )
 from abtest.experiment import Experiment
+from abtest.health import failed_first
 from abtest.looks import PairRow, pairs_of
 from abtest.metrics import METRICS, Metric
 from abtest.report.details import cuped_document, guardrail_document, sequential_document
@@ -57,7 +58,7 @@ class Analysis:
             "experiment": {**unknown, **self.settings},
             "verdict": self.verdict.document(),
             "exposed": dict(self.exposed),
-            "checks": [check.document() for check in self.checks],
+            "checks": [check.document() for check in failed_first(self.checks)],
             "metrics": [_metric_document(metric) for metric in self.metrics],
             "effects": [effect.document() for effect in self.effects],
             "sequential": [sequential_document(goal) for goal in self.goals if goal.looks],
@@ -78,23 +79,26 @@ def analyse(
     crossovers: int = 0,
     metrics: Sequence[Metric] = METRICS,
     pairs: Iterable[PairRow] = (),
+    more_checks: Sequence[Check] = (),
+    unusable: Mapping[str, str] | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
     `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
     of users that were dropped because they were seen in more than one arm. Moments that hold `pre_` columns
     are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
-    without them increments are taken as independent.
+    without them increments are taken as independent. `more_checks` come beside those of the counts;
+    `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0).
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
     totals = totals_of(moments, experiment, metrics)
-    checks = run_checks(experiment, totals, exposed, crossovers)
+    checks = [*run_checks(experiment, totals, exposed, crossovers), *more_checks]
     measured = measure_all(totals, experiment, metrics)
     goals = goals_tested(totals, experiment, metrics, measured, pairs_of(pairs))
-    effects = compare_all(experiment, metrics, measured, goals)
+    effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
         metrics=tuple(metrics),
@@ -104,6 +108,20 @@ def analyse(
         verdict=decide(experiment, checks, effects, metrics),
         goals=tuple(goals),
     )
+
+
+def _withheld(
+    effects: Sequence[Effect], metrics: Sequence[Metric], unusable: Mapping[str, str]
+) -> list[Effect]:
+    """The effects; those of metrics that read an unusable column are absent and say why."""
+    reasons = {
+        metric.name: unusable[column] for metric in metrics for column in metric.columns if column in unusable
+    }
+    absent: dict[str, Any] = {"control_mean": None, "treatment_mean": None, "difference": None, "lift": None}
+    return [
+        replace(effect, **absent, reason=reasons[effect.metric]) if effect.metric in reasons else effect
+        for effect in effects
+    ]
 
 
 def _metric_document(metric: Metric) -> dict[str, Any]:

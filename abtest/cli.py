@@ -134,21 +134,111 @@ def run(config: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
     return _show(analysis, as_json=as_json, footer=f"run folder: {folder}")
 
 
+def log_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What the commands that read an event log share."""
+    options = [
+        click.argument("places", nargs=-1, required=True, metavar="URL|FILES..."),
+        click.option(
+            "--map",
+            "mapping",
+            help="Columns of an event log: user=COLUMN,arm=COLUMN and, as they are there, ts= event= value="
+            " id= ingest= segment= ts_unit= (s, ms, us, ns) assignment_user= assignment_arm= assignment_ts=.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="TOML file that declares the experiment and its metrics (abtest/declaration.py shows one).",
+        ),
+        click.option("--table", help="Table of the events, where a database holds several."),
+        click.option(
+            "--assignment", help="Table or file with user, arm and perhaps time, instead of a column."
+        ),
+        click.option(
+            "--control", help="Name of the control arm (default: the one called control, or the first)."
+        ),
+        click.option("--name", help="Name of the experiment (default: that of the file or database)."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("place", type=click.Path(path_type=Path))
-@click.option("--experiment", help="Name of the experiment, where the database holds several.")
+@log_options
+@click.option("--experiment", help="Name of a recorded experiment, where a run's database holds several.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.md and report.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document of report.json.")
 @exits
-def analyze(place: Path, experiment: str | None, as_json: bool) -> int:
-    """Analyse a recorded experiment again, from its run folder or database alone.
+def analyze(
+    places: tuple[str, ...], experiment: str | None, out: Path | None, as_json: bool, **options: Any
+) -> int:
+    """Analyse a recorded run again, or an event log of your own: DuckDB, Parquet, CSV or any database URL.
+
+    A run folder or its database needs nothing else. A log needs --map (or [map] in --config), which says what
+    its columns mean; the sums are computed where the events lie.
 
     \b
-    Example:
+    Examples:
       abtest analyze runs/experiment-1
+      abtest analyze orders.csv --map user=user_id,arm=variant
+      abtest analyze day-*.parquet --map user=uid,ts=time,arm=arm,event=kind,value=amount
+      abtest analyze postgresql://user@host/shop --table events --assignment assignments \\
+        --map user=uid,ts=at,arm=variant,event=kind --config experiment.toml
     """
-    from abtest.run import analyse_place
+    from abtest.logs import LogRequest
+    from abtest.run import analyse_any
 
-    return _show(checked(analyse_place, place, experiment), as_json=as_json)
+    request = LogRequest(places, **options)
+    return _show(checked(analyse_any, request, experiment, out), as_json=as_json)
+
+
+@main.command()
+@log_options
+@click.option("--users", type=int, help="Users of all arms together (default: as many as were seen).")
+@click.option("--split", help="Percent of users an arm, the control first, e.g. 80,20 (default 50,50).")
+@click.option("--lift", "lifts", multiple=True, help="A lift to ask about, in percent: METRIC=PERCENT.")
+@click.option("--alpha", type=float, default=0.05, show_default=True, help="Level of all goals together.")
+@click.option("--power", type=float, default=0.8, show_default=True, help="Power at the detectable lift.")
+@click.option(
+    "--design", default="fixed", show_default=True, help="fixed, or the bounds of daily looks, e.g. obf."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@exits
+def plan(
+    places: tuple[str, ...],
+    users: int | None,
+    split: str | None,
+    lifts: tuple[str, ...],
+    alpha: float,
+    power: float,
+    design: str,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Plan an experiment from what users did: detectable lifts by day, users and days that a lift takes.
+
+    From a run folder, or from an event log as `abtest analyze` reads it (arm= is not needed). Metrics that
+    the RecGPT paper reports are asked about its online lifts.
+
+    \b
+    Examples:
+      abtest plan runs/experiment-1
+      abtest plan runs/experiment-1 --users 10000000 --split 90,10
+      abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
+    """
+    from abtest.logs import LogRequest
+    from abtest.plan import Design, parse_lifts, parse_split, plan_sections
+    from abtest.plan import plan as make_plan
+    from abtest.report.terminal import print_sections
+
+    shares = checked(parse_split, split)
+    asked = checked(Design, users, shares, alpha, power, design)
+    document = checked(make_plan, LogRequest(places, **options), asked, checked(parse_lifts, lifts))
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        print_sections(plan_sections(document))
+    return OK
 
 
 @main.command("list")

@@ -1,13 +1,15 @@
-"""What is measured, and which way is good: each metric is a line in METRICS.
+"""What is measured, and which way is good: a metric is a table in metrics.toml or in an experiment's file.
 
 A metric reads columns of a user's totals, as the warehouse sums them: `n_<kind>` for each kind of event,
 `watch_ms`, `session_ms`, `panel_ms`, `profile_ms` and `active_days`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from itertools import product
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 Role = Literal["goal", "guardrail", "diagnostic"]
 Direction = Literal["up", "down"]
@@ -90,24 +92,48 @@ def look_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pair for metric in goals for pair in product(metric.columns, metric.columns)))
 
 
-def _goal(name: str, numerator: str, description: str, *, scale: int = 1, unit: str = "per user") -> Metric:
-    return Metric(name, numerator, scale=scale, unit=unit, role="goal", description=description)
+def metrics_from(tables: Any, source: str) -> tuple[Metric, ...]:
+    """The metrics of a list of tables (`[[metrics]]` of a TOML file); `source` is named in errors."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"{source}: metrics is no list of tables; write [[metrics]] before each metric")
+    found = tuple(_metric(table, source) for table in tables)
+    names = [metric.name for metric in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{source}: metric {name!r} is declared twice; names must differ")
+    return found
 
 
-METRICS: tuple[Metric, ...] = (
-    _goal("comments", "n_comment", "comments written"),
-    _goal("shares", "n_share", "videos shared"),
-    _goal("plays", "n_play", "videos watched for more than 7 s"),
-    _goal("follows", "n_follow", "authors followed"),
-    _goal("watch_s", "watch_ms", "watch time", scale=1000, unit="s per user"),
-    Metric("likes", "n_like", description="videos liked"),
-    Metric("long_views", "n_long_view", description="videos watched long or to the end"),
-    Metric("impressions", "n_impression", description="videos shown"),
-    Metric("sessions", "n_session", description="times that the app was opened"),
-    Metric("active_days", "active_days", unit="days per user", description="days with an impression"),
-    Metric("hates", "n_hate", direction="down", description="videos marked as not interesting"),
-    Metric("play_rate", "n_play", "n_impression", unit="per impression", description="plays per impression"),
-    Metric("watch_s_per_play", "watch_ms", "n_play", 1000, "s per play", description="watch time per play"),
-)
-"""The metrics of a report. No guardrail by default: a small experiment cannot pass one (inconclusive is no
-pass), which would withhold every `ship`. Declare those that were agreed on, with their margins."""
+def _metric(table: Mapping[str, Any], source: str) -> Metric:
+    known = {field.name: field for field in fields(Metric)}
+    name = table.get("name")
+    for key in ("name", "numerator"):
+        if not isinstance(table.get(key), str) or not table[key]:
+            raise ValueError(f"{source}: metric {name!r} has {key} = {table.get(key)!r}; give text")
+    for key, value in table.items():
+        if key not in known:
+            raise ValueError(f"{source}: metric {name!r} has unknown key {key!r}; known: {', '.join(known)}")
+        wanted = str(known[key].type)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = (
+            number and (isinstance(value, int) or "float" in wanted)
+            if "int" in wanted or "float" in wanted
+            else isinstance(value, str) or "tuple" in wanted
+        )
+        if not fits:
+            raise ValueError(f"{source}: metric {name!r} has {key} = {value!r}, which is no {_word(wanted)}")
+    declared: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Metric(**declared)
+
+
+def _word(wanted: str) -> str:
+    return "number" if "float" in wanted else "whole number" if "int" in wanted else "text"
+
+
+def _built_in() -> tuple[Metric, ...]:
+    path = Path(__file__).with_name("metrics.toml")
+    return metrics_from(tomllib.loads(path.read_text(encoding="utf-8"))["metrics"], path.name)
+
+
+METRICS: tuple[Metric, ...] = _built_in()
+"""The metrics of a report, as `metrics.toml` declares them."""

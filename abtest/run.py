@@ -18,7 +18,8 @@ from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis
+    from abtest.analysis import Analysis, Check
+    from abtest.logs import LogRequest
     from baselines.ranker import Ranker
     from simulator.world import World
     from warehouse.store import Warehouse
@@ -249,7 +250,41 @@ def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analy
         exposed=warehouse.exposed(name),
         crossovers=warehouse.crossovers(name),
         pairs=sums.pairs(days),
+        more_checks=health_of_run(warehouse, settings),
     )
+
+
+def health_of_run(warehouse: "Warehouse", settings: dict[str, Any]) -> "list[Check]":
+    """The checks of a recorded run beyond its totals: assignment, each day's users and events."""
+    from abtest import health
+    from abtest.checks import check_sample_ratio
+
+    experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
+    by_day: dict[int, dict[str, int]] = {}
+    for day, arm, n in warehouse.daily_exposed(experiment.name):
+        by_day.setdefault(day, {})[arm] = n
+    exposures = warehouse.sql("SELECT experiment, user, arm FROM exposures ORDER BY ALL")
+    mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
+    users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
+    names = np.array([arm.name for arm in experiment.arms])
+    counts = {name: int((recorded == name).sum()) for name in names.tolist()}
+    wrong = int((names[experiment.assign(users)] != recorded).sum()) if len(users) else 0
+    found = []
+    if settings.get("n_users"):
+        arms = np.bincount(experiment.assign(np.arange(settings["n_users"])), minlength=len(names))
+        assigned = dict(zip(names.tolist(), arms.tolist(), strict=True))
+        found.append(replace(check_sample_ratio(experiment, assigned), name="sample_ratio_assigned"))
+    found.append(health.check_recorded_arms(counts, wrong))
+    found.append(health.check_slices(experiment, by_day, {})[0])
+    rows = warehouse.sql(
+        f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
+        f" WHERE ts >= {start_ts} AND ts < {start_ts + experiment.days * DAY_MS} GROUP BY ALL ORDER BY day"
+    ).to_pylist()
+    events = {row["day"]: row["n"] for row in rows}
+    found.append(health.check_days(experiment, events, start_ts))
+    last_ts = max((row["last"] for row in rows), default=None)
+    found.append(health.check_watermark(experiment, events, last_ts, start_ts))
+    return found
 
 
 def analyse_place(place: Path, name: str | None = None) -> "Analysis":
@@ -261,3 +296,20 @@ def analyse_place(place: Path, name: str | None = None) -> "Analysis":
         raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
     with Warehouse.open(database, read_only=True) as warehouse:
         return replace(analyse_warehouse(warehouse, name), versions=versions())
+
+
+def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "Analysis":
+    """Analyse a log that a mapping describes, or, without one, a recorded run; write reports to `out`."""
+    from abtest.logs import analyse_log
+    from abtest.report import write_reports
+
+    if request.mapping is not None or request.config is not None:
+        analysis = analyse_log(request)
+    elif len(request.places) > 1 or "://" in request.places[0]:
+        raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
+    else:
+        analysis = analyse_place(Path(request.places[0]), name)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_reports(analysis, out)
+    return analysis

@@ -9,6 +9,7 @@ import pytest
 
 from abtest.arms import known_models
 from abtest.cli import main as abtest
+from abtest.declaration import read_declaration
 from abtest.metrics import METRICS
 from abtest.report import to_markdown
 from recgpt.cli import main as recgpt
@@ -50,9 +51,17 @@ def test_every_option_in_the_readme_exists() -> None:
 def test_every_file_in_the_readme_exists() -> None:
     table = README.split("## Where is it?")[1].split("## ")[0]
     answers = " ".join(re.findall(r"\| ([^|]+) \|$", table, re.M))
-    named = re.findall(r"[a-z0-9_]+/[a-z0-9_/]*(?:\.py)?", answers)
+    named = re.findall(r"[a-z0-9_]+/[a-z0-9_/]*(?:\.(?:py|toml))?", answers)
     assert len(named) > 10
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_declaration_in_the_readme_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_text(README.split("```toml")[1].split("```")[0], encoding="utf-8")
+    declaration = read_declaration(path)
+    assert [metric.role for metric in declaration.metrics or ()] == ["goal", "guardrail"]
+    assert declaration.map["segment"] == ["country"]
 
 
 def test_the_report_in_the_readme_is_what_the_code_makes_of_a_recorded_run() -> None:

@@ -1,6 +1,6 @@
 """The report in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -41,6 +41,15 @@ def print_document(document: Mapping[str, Any], console: Console | None = None) 
     for reason in document["verdict"]["reasons"]:
         console.print(Text(f"- {reason}"))
     for section in sections(document):
+        _print_section(section, console)
+
+
+def print_sections(sections: Sequence[Section], console: Console | None = None) -> None:
+    """Print tables that are no report, to stdout or to the console given."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    for section in sections:
         _print_section(section, console)
 
 

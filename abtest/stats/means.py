@@ -63,7 +63,7 @@ def ratio_estimate(moments: Moments, numerator: str, denominator: str, *, scale:
     x, y, n = moments.sums.get(numerator, 0), moments.sums.get(denominator, 0), moments.n
     if y == 0:
         return Estimate(n, None, None)
-    value = x / y / scale
+    value = float(x / y) / scale
     if n < 2:
         return Estimate(n, value, None)
     xx, xy, yy = (
@@ -71,7 +71,7 @@ def ratio_estimate(moments: Moments, numerator: str, denominator: str, *, scale:
         for a, b in ((numerator, numerator), (numerator, denominator), (denominator, denominator))
     )
     squares = xx * y * y - 2 * x * y * xy + x * x * yy  # sum (x - R y)^2, times Y^2
-    return Estimate(n, value, n * squares / ((n - 1) * y**4) / scale**2)
+    return Estimate(n, value, float(n * squares / ((n - 1) * y**4)) / scale**2)
 
 
 def compare(control: Estimate, treatment: Estimate, *, alpha: float = 0.05) -> Comparison:

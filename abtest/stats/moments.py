@@ -1,12 +1,13 @@
 """Exact sums over users, from which every mean, ratio and variance of a report follows.
 
 The values of a user are integers (counts, milliseconds), so their sums are exact and moments add: partitions,
-days and machines give the same digits in any order. Floating point starts at the very end.
+days and machines give the same digits in any order. Floating point starts at the very end. Sums of floats
+from foreign logs come as exact fractions, which are added and multiplied like integers.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,12 +17,13 @@ from numpy.typing import ArrayLike
 class Moments:
     """`n` users, the sum of each column over them, and the sum of the product of each pair of columns.
 
-    `products` holds a pair in either order, squares under (a, a). All are Python integers of any size.
+    `products` holds a pair in either order, squares under (a, a). All are Python integers of any size (or
+    fractions).
     """
 
     n: int
-    sums: Mapping[str, int]
-    products: Mapping[tuple[str, str], int]
+    sums: Mapping[str, Any]
+    products: Mapping[tuple[str, str], Any]
 
     @classmethod
     def from_arrays(cls, **columns: ArrayLike) -> Self:
@@ -66,12 +68,12 @@ class Moments:
 
     def mean(self, column: str) -> float:
         """The mean over users, as the correctly rounded quotient of two integers."""
-        return self.sums[column] / self.n
+        return float(self.sums[column] / self.n)
 
     def covariance(self, a: str, b: str) -> float:
         """The sample covariance (divisor n - 1), exact up to one final rounding."""
         n = self.n
-        return (n * self.product(a, b) - self.sums[a] * self.sums[b]) / (n * (n - 1))
+        return float((n * self.product(a, b) - self.sums[a] * self.sums[b]) / (n * (n - 1)))
 
     def variance(self, column: str) -> float:
         """The sample variance (divisor n - 1), exact up to one final rounding."""

@@ -1,6 +1,7 @@
 """`abtest run` from the command line to the report, checked against plain SQL over its database."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,30 @@ def test_the_pre_period_takes_variance_out_and_daily_looks_have_bounds(finished_
         assert test["looks"][-1]["information"] == 1
         assert test["looks"][-1]["alpha_spent"] == pytest.approx(test["alpha"], rel=1e-9)
     assert "O'Brien and Fleming" in document["verdict"]["rule"]
+
+
+def test_a_run_passes_the_checks_of_its_days_and_of_its_assignment(
+    abtest: Command, finished_run: Path
+) -> None:
+    document = json.loads(abtest("analyze", str(finished_run), "--json").stdout)
+    checks = {check["name"]: check["status"] for check in document["checks"]}
+    names = ("sample_ratio_assigned", "assignment", "sample_ratio_by_day", "missing_days", "late_data")
+    assert [checks[name] for name in names] == ["ok"] * 5
+
+
+def test_a_run_whose_users_were_served_another_arm_is_invalid(
+    abtest: Command, finished_run: Path, tmp_path: Path
+) -> None:
+    """As after a wrong salt in a second service: the arms hold the right numbers of the wrong users."""
+    path = tmp_path / "events.duckdb"
+    shutil.copy(finished_run / "events.duckdb", path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "UPDATE exposures SET arm = CASE arm WHEN 'poprec' THEN 'comirec' ELSE 'poprec' END "
+            "WHERE user < 50"
+        )
+    result = abtest("analyze", str(path), "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["checks"][0]["name"] == "assignment"
+    assert document["verdict"]["decision"] == "invalid"
