@@ -138,7 +138,7 @@ def ratio_arms(x: Floats, y: Floats, replicates: int, seed: int) -> Arms:
 
 def cuped_arms(x: Floats, past: Floats, replicates: int, seed: int) -> Arms:
     """Means adjusted for one covariate, theta pooled within arms in each replicate."""
-    x, past = x - x.mean(), past - past.mean()
+    x, past = x - x.mean(), (past - past.mean())[:, None]  # both (users, 1)
     products = np.column_stack([x, past, x * x, x * past, past * past])
     sums = treated_sums(products, replicates, seed)
     n_t = sums[:, :1]
