@@ -156,7 +156,8 @@ def test_a_run_whose_users_were_served_another_arm_is_invalid(
     shutil.copy(finished_run / "events.duckdb", path)
     with duckdb.connect(str(path)) as connection:
         connection.execute(
-            "UPDATE exposures SET arm = CASE arm WHEN 'poprec' THEN 'comirec' ELSE 'poprec' END WHERE user < 50"
+            "UPDATE exposures SET arm = CASE arm WHEN 'poprec' THEN 'comirec' ELSE 'poprec' END"
+            " WHERE user < 50"
         )
     result = abtest("analyze", str(path), "--json")
     assert result.exit_code == 3
