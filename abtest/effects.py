@@ -192,7 +192,10 @@ def goals_tested(
         looks.append(found)
         p_values.append(found.p_so_far[-1] if found else last.p)
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
-    return [Goal(*test, *found) for test, *found in zip(tests, looks, corrected, strict=True)]
+    return [
+        Goal(arm, metric, found, adjusted)
+        for (arm, metric), found, adjusted in zip(tests, looks, corrected, strict=True)
+    ]
 
 
 def compare_all(
