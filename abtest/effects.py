@@ -193,7 +193,8 @@ def goals_tested(
         p_values.append(found.p_so_far[-1] if found else last.p)
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     return [
-        Goal(*test, *found) for test, found in zip(tests, zip(looks, corrected, strict=True), strict=True)
+        Goal(arm, metric, found, adjusted)
+        for (arm, metric), found, adjusted in zip(tests, looks, corrected, strict=True)
     ]
 
 

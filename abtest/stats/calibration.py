@@ -189,7 +189,7 @@ def look_law(metric: Metric) -> tuple[list[float], Floats]:
     shares = np.maximum.accumulate(
         np.minimum(information / information[-1], 1 - 0.01 * np.arange(DAYS)[::-1])
     )
-    return [float(share) for share in shares], np.atleast_2d(np.corrcoef(values, rowvar=False))
+    return [float(share) for share in shares], np.asarray(np.corrcoef(values, rowvar=False))
 
 
 def calibrate(*, replicates: int = REPLICATES, n_users: int = 4000, seed: int = 0) -> list[Cell]:
