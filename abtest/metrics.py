@@ -93,7 +93,7 @@ def _metric(table: Mapping[str, Any], source: str) -> Metric:
         )
         if not fits:
             raise ValueError(f"{source}: metric {name!r} has {key} = {value!r}, which is no {_word(wanted)}")
-    return Metric(**table)
+    return Metric(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
 def _word(wanted: str) -> str:
