@@ -93,7 +93,10 @@ def _metric(table: Mapping[str, Any], source: str) -> Metric:
         )
         if not fits:
             raise ValueError(f"{source}: metric {name!r} has {key} = {value!r}, which is no {_word(wanted)}")
-    return Metric(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    return Metric(**given)
 
 
 def _word(wanted: str) -> str:
