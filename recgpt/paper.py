@@ -222,7 +222,7 @@ def ablation(cells: Mapping[str, Any], wanted: Wanted, data: str) -> Table:
     compared = {
         title: _compare(find(cells, _ablation_cell(data, changes), wanted.n_seeds), base)
         for title, changes in ABLATIONS.items()
-        if changes
+        if _without_defaults(changes)  # else it is `best` itself
     }
     compared["second step (at least one item)"] = _compare(base, base, "two_steps@10", "one_step")
     adjusted = _holm(compared)
