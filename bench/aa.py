@@ -1,6 +1,6 @@
 """A/A experiments over many seeds: how often equal arms look different.
 
-    python bench/aa.py --seeds 20 --users 2000 --work /tmp/aa --out bench/aa.json
+    python bench/aa.py --seeds 20 --users 2000 --work WORK --out bench/aa.json
 
 A run that is already in --work is not repeated, so it can be stopped and started again. Training has its own
 small budget: the arms are equal whatever they learned.
