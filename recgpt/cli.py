@@ -6,165 +6,36 @@ torch takes seconds to import, so everything heavy is imported inside the comman
 
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from recgpt.options import (
+    COLUMNS,
+    MAX_LIST,
+    Columns,
+    Commands,
+    RecallSplit,
+    data_file,
+    debug,
+    prompt_options,
+    training_options,
+)
+from recgpt.printed import counts_table, results_table, summary
+
 if TYPE_CHECKING:
     from baselines.base import Interactions
-    from baselines.data import Counts, Renumbered, Split
+    from baselines.data import Renumbered, Split
     from recgpt.recommender import RecGPT
     from recgpt.stages import Row
 
 PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
-MAX_LIST = 50
-RANK_PATIENCE_S = 5
 PROMPT_OPTIONS = ("tune_epochs", "prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
 REVIEW_FORMATS = ("amazon-json", "amazon-csv", "amazon-csv-2018", "yelp-json", "table")
 
 
-class _Sentence(click.ClickException):
-    exit_code = 2
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Under torchrun the first process speaks for all: it fails for the same reason, and torchrun stops
-        the others while they wait. One that goes on living failed alone and says so."""
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(RANK_PATIENCE_S)
-        super().show(file)
-
-
-class _Commands(click.Group):
-    """Bad input ends in one sentence and exit code 2; --debug shows where it came from."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            raise _Sentence(error.format_message()) from error
-        except (ValueError, LookupError, ArithmeticError, OSError) as error:
-            if ctx.meta.get("recgpt.debug"):
-                raise
-            raise _Sentence(str(error.args[0]) if isinstance(error, LookupError) else str(error)) from error
-
-
-class _Recall(click.ParamType):
-    """`m,n`: items of step 1 and of step 2."""
-
-    name = "m,n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        parts = str(value).split(",")
-        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is not of the form m,n; for example 9,1", param, ctx)
-        m, n = (int(part) for part in parts)
-        if not 1 <= m + n <= MAX_LIST:
-            self.fail(f"m + n is {m + n}; a list has 1 to {MAX_LIST} items", param, ctx)
-        return m, n
-
-
-class _Columns(click.ParamType):
-    """`user=...,item=...,time=...`: columns of a table by their roles."""
-
-    name = "role=column,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
-        pairs = [part.partition("=") for part in str(value).split(",")]
-        columns = {role.strip(): name for role, _, name in pairs}
-        if len(columns) < len(pairs) or not all(columns) or not all(columns.values()):
-            self.fail(f"{value!r} is not of the form user=...,item=...,time=...", param, ctx)
-        return columns
-
-
-def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.meta["recgpt.debug"] = ctx.meta.get("recgpt.debug", False) or value
-
-
-debug = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=_remember_debug,
-    help="Show the traceback of an error.",
-)
-
-
-def _remember_columns(ctx: click.Context, _: click.Parameter, columns: dict[str, str] | None) -> None:
-    ctx.meta["recgpt.columns"] = columns
-
-
-def data_file(command: Callable[..., None]) -> Callable[..., None]:
-    """DATA and, for a table, --columns, which `_read` looks up in the context."""
-    options = [
-        click.argument("data", type=click.Path(path_type=Path)),
-        click.option(
-            "--columns",
-            type=_Columns(),
-            expose_value=False,
-            callback=_remember_columns,
-            help="Of DATA where it is a table: user=...,item=...,time=... (time is optional).",
-        ),
-    ]
-    return _all(options, command)
-
-
-def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How to train: a preset, and what is to differ from it."""
-    devices, device = click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is a GPU."
-    preset_help = "best: what validation chose; paper: the published method; authors: their published code."
-    options = [
-        click.option("--preset", type=click.Choice(["best", "paper", "authors"]), default="best",
-                     show_default=True, help=preset_help),
-        click.option("--epochs", type=click.IntRange(1), help="Of training, at most.  [the preset's]"),
-        click.option("--lr", type=click.FloatRange(0, min_open=True), help="Rate.  [the preset's]"),
-        click.option("--patience", type=click.IntRange(1),
-                     help="Epochs without a better validation that end a stage.  [the preset's]"),
-        click.option("--max-targets", type=click.IntRange(1), help="Targets of an epoch, drawn anew.  [all]"),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
-        click.option("--device", type=devices, default="auto", show_default=True, help=device),
-    ]  # fmt: skip
-    return _all(options, command)
-
-
-def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How to tune, where it is to differ from the preset."""
-    ways, learned = click.Choice(["sequential", "parallel", "last"]), click.Choice(["none", "next", "skip"])
-    slot = (
-        "What a prompt's slot learns: nothing, the item after its gap, or the one after that.  [the preset's]"
-    )
-    options = [
-        click.option("--tune-epochs", type=click.IntRange(1), help="Of tuning, at most.  [the preset's]"),
-        click.option("--prompts", type=ways, help="How prompts are generated.  [the preset's]"),
-        click.option(
-            "--k",
-            "n_prompts",
-            type=click.IntRange(0, 6),
-            help="K, prompts in a gap.  [the preset's]",
-        ),
-        click.option("--prompt-slot-loss", type=learned, help=slot),
-        click.option(
-            "--refresh",
-            "prompt_refresh",
-            type=click.IntRange(1),
-            help="Steps prompts are kept.  [preset's]",
-        ),
-    ]
-    return _all(options, command)
-
-
-def _all(options: list[Callable[..., Any]], command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @debug
 def main() -> None:
     """RecGPT: pre-training, personalised prompts, prompt-tuning, two-step recall.
@@ -195,7 +66,7 @@ def main() -> None:
               help="Fewest actions of a user and of an item.")  # fmt: skip
 @click.option("--from", "first", metavar="DATE", help="First day or second to keep, YYYY-MM-DD[ hh:mm:ss].")
 @click.option("--to", "last", metavar="DATE", help="Last one, which is kept too.")
-@click.option("--columns", type=_Columns(), help="Of a table: user=...,item=...,time=...")
+@click.option("--columns", type=Columns(), help="Of a table: user=...,item=...,time=...")
 @debug
 def prepare(
     source: Path,
@@ -230,7 +101,7 @@ def prepare(
         progress=_progress,
     )
     click.echo(f"{out} and {reviews.ids_path(out).name}: {core}-core of {source.name}")
-    click.echo(_counts_table(counts))
+    click.echo(counts_table(counts))
 
 
 @main.command()
@@ -263,7 +134,7 @@ def pretrain(data: Path, out: Path, preset: str, **options: Any) -> None:
     model.resume_folder = out
     model.pretrain(split.train, _progress, validation=split.valid)
     model.save(out / PRETRAINED)
-    _say(f"{out / PRETRAINED}: {_summary(model)}")
+    _say(f"{out / PRETRAINED}: {summary(model)}")
 
 
 @main.command()
@@ -306,7 +177,7 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
         RecGPT.load(source / PRETRAINED).save(out / PRETRAINED)
     model.tune(split.train, _progress, validation=split.valid)
     model.save(out / TUNED)
-    _say(f"{out / TUNED}: {_summary(model)}")
+    _say(f"{out / TUNED}: {summary(model)}")
 
 
 @main.command("eval")
@@ -320,7 +191,7 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
 @click.option("--split", "which", type=click.Choice(["test", "valid"]), default="test", show_default=True)
 @click.option("--masking", type=click.Choice(["seen", "none"]), default="seen", show_default=True,
               help="seen: items of the history are not ranked (minus infinity).")  # fmt: skip
-@click.option("--recall", type=_Recall(), help="m,n of the two steps, instead of what validation chose.")
+@click.option("--recall", type=RecallSplit(), help="m,n of the two steps, instead of what validation chose.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @training_options
 @prompt_options
@@ -367,7 +238,7 @@ def evaluate(
         for model in untrained_models:
             rows += train_and_measure(model, split, held_out, progress=_progress)
     found = {"data": data.stem, "split": which, "masking": masking, "results": document(rows)}
-    _say(json.dumps(found, indent=2) if as_json else _table(found))
+    _say(json.dumps(found, indent=2) if as_json else results_table(found))
 
 
 @main.command()
@@ -441,7 +312,7 @@ def paper(
 @click.option(
     "--k", type=click.IntRange(1, MAX_LIST), default=10, show_default=True, help="Items for each user."
 )
-@click.option("--recall", type=_Recall(), help="m,n of the two steps: m + n items, instead of --k.")
+@click.option("--recall", type=RecallSplit(), help="m,n of the two steps: m + n items, instead of --k.")
 @click.option("--repeats", is_flag=True, help="Recommend items of the history too.")
 @debug
 def recommend(
@@ -477,7 +348,7 @@ def _read(data: Path) -> "Renumbered":
     """DATA, with the --columns that were given."""
     from baselines.data import read_interactions
 
-    return read_interactions(data, click.get_current_context().meta["recgpt.columns"])
+    return read_interactions(data, click.get_current_context().meta[COLUMNS])
 
 
 def _leave_one_out(data: Path, *, exclude_history: bool = True) -> "Split":
@@ -623,61 +494,6 @@ def _say(text: str, *, err: bool = False) -> None:
 
     if rank() == 0:
         click.echo(text, err=err)
-
-
-def _summary(model: "RecGPT") -> str:
-    run = model.runs[-1]
-    value = "no validation" if run.best_value is None else f"validation NDCG@10 {run.best_value:.4f}"
-    seconds = sum(epoch.cpu_s for epoch in run.epochs)
-    text = f"epoch {run.best} of {len(run.epochs)}, {value}, {seconds:.0f} CPU seconds"
-    if model.splits:
-        text += ", recall " + " ".join(f"({split.m}, {split.n})" for split in model.splits.values())
-    return text
-
-
-def _table(found: dict[str, Any]) -> str:
-    metrics = [f"{name}@{k}" for k in (5, 10, 20) for name in ("hr", "ndcg")]
-    names = [name.upper() for name in metrics]
-    against = f"NDCG@10 - {found['results'][0]['model']} (95 %)"
-    titles = ("model", *names, "(m, n)@10", "gained/lost@10", against, "users", "CPU s")
-    lines = [titles]
-    for row in found["results"]:
-        recall = row.get("recall", {}).get("10")
-        values = [f"{row[name]:.4f}" for name in metrics]
-        split = f"({recall['m']}, {recall['n']})" if recall else "-"
-        moved = f"{row['gained@10']}/{row['lost@10']}" if "gained@10" in row else "-"
-        gap = _interval(row["difference"]) if "difference" in row else "-"
-        counts = (f"{row['n_users']:,}", f"{row['seconds']:.0f}")
-        lines.append((row["model"], *values, split, moved, gap, *counts))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    head = f"{found['data']}, {found['split']}, all items ranked, masking: {found['masking']}"
-    return "\n".join([head, *(_aligned(line, widths) for line in lines)])
-
-
-def _counts_table(counts: "Counts") -> str:
-    titles = ("users", "items", "actions", "mean length", "sparsity", "repeats")
-    numbers = [f"{n:,}" for n in (counts.n_users, counts.n_items, counts.n_actions)]
-    values = (
-        *numbers,
-        f"{counts.mean_length:.1f}",
-        f"{counts.sparsity_percent:.2f} %",
-        f"{counts.n_repeats:,}",
-    )
-    widths = [max(len(title), len(value)) for title, value in zip(titles, values, strict=True)]
-    return "\n".join(_aligned(line, widths) for line in (titles, values))
-
-
-def _interval(difference: dict[str, Any]) -> str:
-    """
-    >>> _interval({"difference": 0.001, "low": -0.0005, "high": 0.0025})
-    '+0.0010 (-0.0005 to +0.0025)'
-    """
-    return "{difference:+.4f} ({low:+.4f} to {high:+.4f})".format(**difference)
-
-
-def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
-    first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-    return "  ".join([first.lstrip().ljust(widths[0]), *rest])
 
 
 if __name__ == "__main__":
