@@ -169,7 +169,7 @@ def run_cell(
         test[masking] = measure(model, held_out, two_steps=two_steps)
         test[masking].pop("two_steps", None)
     runs = getattr(model, "runs", [])
-    settings = described(model, without=TUNING_FIELDS if cell.stage == "pretrain" else ())
+    settings = _settings(model, cell)
     return {
         "cell": asdict(cell),
         "settings": settings,
@@ -197,6 +197,12 @@ def configured(cell: Cell, *, threads: int = 1, device: str = "cpu") -> Any:
         else:
             settings[name] = _loss(value) if name in ("loss", "tune_loss") else value
     return untrained(cell.model, cell.preset, training=training, settings=settings)
+
+
+def current(cells: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results that were run under what their presets are now; those of an earlier preset are as good as
+    missing (the log keeps their test figures)."""
+    return {key: result for key, result in cells.items() if result["settings_hash"] == _meant(result["cell"])}
 
 
 def measure(
@@ -260,6 +266,20 @@ def described(model: Any, without: Collection[str] = ()) -> dict[str, Any]:
     training = {k: v for k, v in asdict(model.training).items() if k not in ("threads", "device")}
     settings = {k: v for k, v in asdict(model.settings).items() if k not in without}
     return {"settings": settings, "training": training}
+
+
+def _settings(model: Any, cell: Cell) -> dict[str, Any]:
+    return described(model, without=TUNING_FIELDS if cell.stage == "pretrain" else ())
+
+
+def _meant(cell: Mapping[str, Any]) -> str:
+    """The hash of the settings that the cell of this description has by the presets of now; empty where they
+    know it no longer."""
+    named = Cell(**{**cell, "changes": tuple((name, value) for name, value in cell["changes"])})
+    try:
+        return _hash(_settings(configured(named), named))
+    except (LookupError, ValueError):
+        return ""
 
 
 def head_commit() -> str:

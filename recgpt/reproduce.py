@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from baselines.data import Split, leave_one_out, read_sequences
-from recgpt.cells import Cell, Store, head_commit, run_cell
+from recgpt.cells import Cell, Store, current, head_commit, run_cell
 from recgpt.paper import Table, Wanted, missing, plan, tables, to_markdown
 from recgpt.published import DATA_FILES
 
@@ -41,7 +41,8 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
         if not (place.data / DATA_FILES[data]).is_file():
             raise ValueError(f"no file {place.data / DATA_FILES[data]}; give the folder that holds it")
     store = Store(place.store)
-    todo = missing(store.cells(), wanted)
+    held = current(store.cells())
+    todo = missing(held, wanted)
     say(f"{len(todo)} of {len(plan(wanted))} cells to run")
     deadline = None if place.minutes is None else time.time() + 60 * place.minutes
     commit = head_commit()
@@ -50,7 +51,7 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
         lines = manager.Queue()
         jobs = {
             pool.submit(_run_queue, queue, place, deadline, commit, lines.put)
-            for queue in _queues(todo, store.cells())
+            for queue in _queues(todo, held)
         }
         while jobs:
             done, jobs = wait(jobs, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -58,14 +59,14 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
                 say(lines.get())
             for job in done:
                 job.result()  # raises what the worker raised
-    return missing(store.cells(), wanted)
+    return missing(current(store.cells()), wanted)
 
 
 def write(wanted: Wanted, store: Path, out: Path) -> dict[str, list[Table]]:
     """paper.md, paper.json and a PNG for each figure, into the folder `out`; the tables."""
     from recgpt.plots import figure
 
-    made = tables(Store(store).cells(), wanted)
+    made = tables(current(Store(store).cells()), wanted)
     out.mkdir(parents=True, exist_ok=True)
     everything = [table for part in made.values() for table in part]
     text = "\n\n".join(to_markdown(table) for table in everything)

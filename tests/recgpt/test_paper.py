@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baselines.data import leave_one_out, read_sequences
 from recgpt import paper
-from recgpt.cells import Cell, Store, configured, pack, run_cell, unpack
+from recgpt.cells import Cell, Store, configured, current, pack, run_cell, unpack
 from recgpt.paper import Wanted, missing, plan, tables, to_markdown
 from recgpt.published import DATA_FILES, TABLE_2, TABLE_3
 from recgpt.reproduce import Workplace, fill, write
@@ -200,6 +200,13 @@ def test_missing_cells_are_run_tables_written_and_nothing_is_run_twice(data, tmp
     assert "Variant 1" in (tmp_path / "out" / "paper.md").read_text()
     document = json.loads((tmp_path / "out" / "paper.json").read_text())
     assert document["table3"][0]["rows"][0][:3] == ["RecGPT", "printed", 0.0654]
+
+
+def test_a_cell_of_an_earlier_preset_counts_as_missing(tuned):
+    ours = Cell("Beauty", "recgpt", stage="tune", changes=SHORT)
+    earlier = {**tuned, "settings_hash": "of other settings"}
+    unknown = {**tuned, "cell": {**tuned["cell"], "preset": "forgotten"}}
+    assert current({ours.key: tuned, "earlier": earlier, "unknown": unknown}) == {ours.key: tuned}
 
 
 def test_no_cell_is_begun_after_the_minutes_given(data, tmp_path):
