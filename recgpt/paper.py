@@ -52,7 +52,7 @@ ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "loss: BCE with one negative": (("loss", "bce:1"),),
     "loss: softmax over 1,024 shared negatives": (("loss", "sampled:1024"),),
     "item vectors start at random": (("training.item_start", "random"),),
-    "no averaging of weights": (("training.averaging", 0.0),),
+    "rate: constant instead of falling": (("training.schedule", "constant"),),
     "user vectors": (("user_vectors", True),),
     "prompts: none (fine-tuning)": NO_PROMPTS,
     "prompts: parallel, slots learn nothing": (("prompt_slot_loss", "none"),),
@@ -260,7 +260,7 @@ def comparison(cells: Mapping[str, Any], wanted: Wanted) -> Table:
         rows.append((data, title, rival, *values, *_compared(compared[key]), adjusted.get(key), n_seeds))
     columns = ("data", "ours", "rival", "HR@10, ours", "HR@10, rival", *COMPARED_COLUMNS)
     note = (
-        "Preset best: the same start of the item vectors, batch, rate, averaging and stopping rule. SASRec "
+        "Preset best: the same start of the item vectors, batch, rate, epochs and choice of the epoch. SASRec "
         "has RecGPT's full softmax; ComiRec has 1,024 shared negatives, and so has RecGPT against it. "
         "Bootstrap of users and seeds, p adjusted by Holm over the rows. Items of the history masked."
     )
