@@ -260,7 +260,7 @@ def comparison(cells: Mapping[str, Any], wanted: Wanted) -> Table:
         rows.append((data, title, rival, *values, *_compared(compared[key]), adjusted.get(key), n_seeds))
     columns = ("data", "ours", "rival", "HR@10, ours", "HR@10, rival", *COMPARED_COLUMNS)
     note = (
-        "Preset best: the same start of the item vectors, batch, rate, epochs and choice of the epoch. SASRec "
+        "Preset best: the same start of the item vectors, batch, rate and epochs. SASRec "
         "has RecGPT's full softmax; ComiRec has 1,024 shared negatives, and so has RecGPT against it. "
         "Bootstrap of users and seeds, p adjusted by Holm over the rows. Items of the history masked."
     )
