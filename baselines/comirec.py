@@ -153,7 +153,7 @@ class ComiRec(SequentialRecommender):
             "section 4.1 of the paper: 64 dimensions, 4 interests, ten negatives for each of 128 users",
         ),
         "best": Preset(
-            ComiRecSettings(dropout=0.4, loss=LossSettings("sampled", 1024)),
+            ComiRecSettings(dropout=0.3, loss=LossSettings("sampled", 1024)),
             BEST_TRAINING,
             "the training of SASRec's preset; a full softmax over the best of four interests costs four "
             "times as much",

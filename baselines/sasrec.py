@@ -72,7 +72,7 @@ class SASRec(SequentialRecommender):
             "section 4.2 of the paper (dropout for sparse data), with 64 dimensions in place of 50",
         ),
         "best": Preset(
-            SASRecSettings(dropout=0.4, loss=LossSettings("full")),
+            SASRecSettings(dropout=0.3, loss=LossSettings("full")),
             BEST_TRAINING,
             "trials on the validation part of Beauty (bench/RESULTS.md)",
         ),

@@ -103,17 +103,17 @@ class TrainingSettings:
 
 
 BEST_TRAINING = TrainingSettings(
-    epochs=14,
+    epochs=12,
     max_targets=None,
     batch_targets=768,
     lr=2e-3,
     schedule="linear",
-    patience=14,
+    patience=12,
     item_start="cooccurrence",
 )
 """What did best on the validation part of Beauty (bench/RESULTS.md), the same for the models that are
-compared under their preset "best". A rate that falls to its end within 14 epochs takes the place of early
-stopping: it reaches in 14 what a small constant rate with averaged weights needed 30 to 46 for."""
+compared under their preset "best". A rate that falls to its end within 12 epochs takes the place of early
+stopping: it reaches in 12 what a small constant rate with averaged weights needed 30 to 46 for."""
 
 
 class Epoch(NamedTuple):
