@@ -83,8 +83,8 @@ def write_table(arguments: argparse.Namespace) -> None:
     for data in sorted({result["cell"]["data"] for result in cells.values()}):
         for model in MODELS:
             printed = TABLE_2.get((data, titles.get(model, "")))
-            rows += [row for row in (_row(cells, data, model, preset, printed) for preset in ("paper", "best"))
-                     if row is not None]  # fmt: skip
+            of_presets = [_row(cells, data, model, preset, printed) for preset in ("paper", "best")]
+            rows += [row for row in of_presets if row is not None]
             rows += _gate(cells, data, model)
     document = _read(arguments.out)
     document["table"] = rows
