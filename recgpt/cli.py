@@ -282,9 +282,10 @@ def paper(
       recgpt paper data/sequential --store bench/paper.json --minutes 0
     """
     from baselines.distributed import pick_device
-    from recgpt.paper import PARTS, Wanted, to_markdown
+    from recgpt.paper import PARTS, Wanted
     from recgpt.published import DATA_FILES
     from recgpt.reproduce import Workplace, fill, write
+    from recgpt.tables import to_markdown
 
     wanted = Wanted(
         parts=_chosen("part", parts, PARTS),

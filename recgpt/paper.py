@@ -6,13 +6,14 @@ which they are run. A table is built from whatever cells the store has: a missin
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from baselines.evaluate import Comparison, hits, two_way_comparison
-from recgpt.cells import Cell, unpack
+from recgpt.ablations import DATA_OF, NO_PROMPTS, ablation, variants, without_defaults
+from recgpt.cells import Cell
 from recgpt.published import DATA_FILES, TABLE_2, TABLE_3
+from recgpt.tables import COMPARED_COLUMNS, Seeds, Table, compare, compared, find, holm
 
 PARTS = ("loss", "table2", "table3", "figure4", "figure5", "ablation", "comparison")
 BASELINES = {
@@ -30,7 +31,6 @@ BASELINES = {
 }
 """Rows of Table 2 that one model fills, and two of ComiRec, which the paper meets online."""
 
-NO_PROMPTS = (("n_prompts", 0),)
 STAGE_ROWS = {
     "Pre-train": ("pretrain", (), "one_step"),
     "Fine-tuning": ("tune", NO_PROMPTS, "one_step"),
@@ -47,25 +47,6 @@ VARIANTS = {
 }
 SWEEP_DATA = ("Beauty", "Toys")
 KS = range(7)
-ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
-    "best, as it is": (),
-    "loss: BCE with one negative": (("loss", "bce:1"),),
-    "loss: softmax over 1,024 shared negatives": (("loss", "sampled:1024"),),
-    "item vectors start at random": (("training.item_start", "random"),),
-    "rate: constant instead of falling": (("training.schedule", "constant"),),
-    "user vectors": (("user_vectors", True),),
-    "prompts: none (fine-tuning)": NO_PROMPTS,
-    "prompts: parallel, slots learn nothing": (("prompt_slot_loss", "none"),),
-    "prompts: parallel, slots learn the next": (("prompt_slot_loss", "next"),),
-    "prompts: parallel, slots learn the one after": (("prompt_slot_loss", "skip"),),
-    "prompts: sequential, slots learn nothing": (("prompts", "sequential"), ("prompt_slot_loss", "none")),
-    "prompts: sequential, slots learn the next": (("prompts", "sequential"), ("prompt_slot_loss", "next")),
-    "prompts: replace the last, slots learn the one after": (
-        ("prompts", "last"),
-        ("prompt_slot_loss", "skip"),
-    ),
-}
-COMPARED_COLUMNS = ("difference of HR@10", "95 % interval", "adjusted p", "seeds")
 
 
 @dataclass(frozen=True)
@@ -76,38 +57,6 @@ class Wanted:
     data: tuple[str, ...] = tuple(DATA_FILES)
     presets: tuple[str, ...] = ("best", "paper", "authors")
     n_seeds: int = 1
-
-
-class Table(NamedTuple):
-    """A table of numbers: None is a missing cell. `notes` say how it was made."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-    notes: tuple[str, ...] = ()
-
-
-class Seeds(NamedTuple):
-    """The results of one cell at several seeds, as far as they exist."""
-
-    results: list[dict[str, Any]]
-
-    def mean(self, metric: str, which: str = "one_step", masking: str = "seen") -> float | None:
-        values = self.values(metric, which, masking)
-        return float(np.mean(values)) if values else None
-
-    def spread(self, metric: str, which: str = "one_step", masking: str = "seen") -> float | None:
-        """The standard deviation over seeds, None for fewer than two."""
-        values = self.values(metric, which, masking)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-    def values(self, metric: str, which: str, masking: str) -> list[float]:
-        parts = [r["valid"] if masking == "valid" else r["test"].get(masking) for r in self.results]
-        return [part[which][metric] for part in parts if part is not None and metric in part.get(which, {})]
-
-    def ranks(self, which: str = "one_step") -> "np.ndarray":
-        """(seeds, users)."""
-        return np.stack([unpack(r["test"]["seen"]["ranks"][which]) for r in self.results])
 
 
 def plan(wanted: Wanted) -> list[Cell]:
@@ -216,30 +165,6 @@ def loss_table(cells: Mapping[str, Any], wanted: Wanted) -> Table:
     return Table("The loss alone", columns, rows, ("Items of the history masked; one step.",))
 
 
-def ablation(cells: Mapping[str, Any], wanted: Wanted, data: str) -> Table:
-    """What each part of `best` is worth: paired by user against `best` itself, two-way bootstrap, Holm."""
-    base = find(cells, _ablation_cell(data, ()), wanted.n_seeds)
-    compared = {
-        title: _compare(find(cells, _ablation_cell(data, changes), wanted.n_seeds), base)
-        for title, changes in ABLATIONS.items()
-        if _without_defaults(changes)  # else it is `best` itself
-    }
-    compared["second step (at least one item)"] = _compare(base, base, "two_steps@10", "one_step")
-    adjusted = _holm(compared)
-    rows: list[tuple[Any, ...]] = []
-    for title, changes in ABLATIONS.items():
-        seeds = find(cells, _ablation_cell(data, changes), wanted.n_seeds)
-        rows.append(_ablation_row(title, seeds, "one_step", compared.get(title), adjusted.get(title)))
-    title = "second step (at least one item)"
-    rows.append(_ablation_row(title, base, "two_steps_metrics", compared[title], adjusted.get(title)))
-    columns = ("variant", "validation NDCG@10", "HR@10", "NDCG@10", *COMPARED_COLUMNS)
-    note = (
-        "Difference: variant minus `best, as it is`, paired by user; interval and p by a bootstrap of users "
-        "and seeds, p adjusted by Holm over the rows of this table. Items of the history masked."
-    )
-    return Table(f"Ablation, {data}", columns, rows, (note,))
-
-
 def comparison(cells: Mapping[str, Any], wanted: Wanted) -> Table:
     """RecGPT (one and two steps) against SASRec and ComiRec with the same loss, negatives and training."""
     pairs = [
@@ -249,15 +174,15 @@ def comparison(cells: Mapping[str, Any], wanted: Wanted) -> Table:
         for title in ("RecGPT_1", "RecGPT")
     ]
     of = {"RecGPT_1": "one_step", "RecGPT": "two_steps@10"}
-    compared = {pair[:3]: _compare(pair[3], pair[4], of[pair[2]], "one_step") for pair in pairs}
-    adjusted = _holm(compared)
+    differences = {pair[:3]: compare(pair[3], pair[4], of[pair[2]], "one_step") for pair in pairs}
+    adjusted = holm(differences)
     rows: list[tuple[Any, ...]] = []
     for data, rival, title, ours, theirs in pairs:
         key = (data, rival, title)
         which = "one_step" if title == "RecGPT_1" else "two_steps_metrics"
         values = (ours.mean("hr@10", which), theirs.mean("hr@10"))
         n_seeds = f"{len(ours.results)}/{len(theirs.results)}"
-        rows.append((data, title, rival, *values, *_compared(compared[key]), adjusted.get(key), n_seeds))
+        rows.append((data, title, rival, *values, *compared(differences[key]), adjusted.get(key), n_seeds))
     columns = ("data", "ours", "rival", "HR@10, ours", "HR@10, rival", *COMPARED_COLUMNS)
     note = (
         "Preset best: the same start of the item vectors, batch, rate and epochs. SASRec "
@@ -284,7 +209,12 @@ def tables(cells: Mapping[str, Any], wanted: Wanted) -> dict[str, list[Table]]:
         elif part == "loss":
             made[part] = [loss_table(cells, wanted)]
         elif part == "ablation":
-            made[part] = [ablation(cells, wanted, data) for data in swept]
+            made[part] = [
+                ablation(cells, data, preset, wanted.n_seeds)
+                for preset, places in DATA_OF.items()
+                for data in wanted.data
+                if preset in wanted.presets and data in places
+            ]
         else:
             made[part] = [comparison(cells, wanted)]
     return made
@@ -292,19 +222,6 @@ def tables(cells: Mapping[str, Any], wanted: Wanted) -> dict[str, list[Table]]:
 
 def missing(cells: Mapping[str, Any], wanted: Wanted) -> list[Cell]:
     return [cell for cell in plan(wanted) if cell.key not in cells]
-
-
-def find(cells: Mapping[str, Any], cell: Cell, n_seeds: int) -> Seeds:
-    """The results of a cell at seeds 0 .. n_seeds - 1, those that exist."""
-    keys = [cell.with_seed(seed).key for seed in range(n_seeds)]
-    return Seeds([cells[key] for key in keys if key in cells])
-
-
-def to_markdown(table: Table) -> str:
-    lines = [f"### {table.title}", "", "| " + " | ".join(table.columns) + " |"]
-    lines.append("|" + "|".join(" --- " if i == 0 else " ---: " for i in range(len(table.columns))) + "|")
-    lines += ["| " + " | ".join(_shown(value) for value in row) + " |" for row in table.rows]
-    return "\n".join([*lines, "", *table.notes])
 
 
 def _cells(part: str, wanted: Wanted) -> Iterable[Cell]:
@@ -330,7 +247,7 @@ def _cells(part: str, wanted: Wanted) -> Iterable[Cell]:
             for K in ks
         )
     elif part == "ablation":
-        yield from (_ablation_cell(data, changes) for data in swept for changes in ABLATIONS.values())
+        yield from (c for preset in wanted.presets for data in wanted.data for c in variants(data, preset))
     elif part == "comparison":
         for data in wanted.data:
             yield from (cell for pair in _rivals(data).values() for cell in pair)
@@ -361,7 +278,7 @@ def _loss_cells(data: str) -> dict[str, Cell]:
 def _rivals(data: str) -> dict[str, tuple[Cell, Cell]]:
     """RecGPT's cell and the rival's, which have the same loss."""
     ours = Cell(data, "recgpt", "best", "tune")
-    sampled = replace(ours, changes=_without_defaults((("loss", "sampled:1024"),)))
+    sampled = replace(ours, changes=without_defaults("best", (("loss", "sampled:1024"),)))
     return {
         "SASRec": (ours, Cell(data, "sasrec")),
         "ComiRec-DR": (sampled, Cell(data, "comirec")),
@@ -369,24 +286,8 @@ def _rivals(data: str) -> dict[str, tuple[Cell, Cell]]:
     }
 
 
-def _ablation_cell(data: str, changes: tuple[tuple[str, Any], ...]) -> Cell:
-    return Cell(data, "recgpt", "best", "tune", _without_defaults(changes))
-
-
-def _without_defaults(changes: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    """Changes that are the preset's own settings are none, so that one cell is not run under two names."""
-    from recgpt.recommender import RecGPT
-
-    settings, training, _ = RecGPT.presets["best"]
-    return tuple(
-        (name, value)
-        for name, value in changes
-        if getattr(training if name.startswith("training.") else settings, name.rpartition(".")[2]) != value
-    )
-
-
 def _with_k(K: int) -> tuple[tuple[str, Any], ...]:
-    return _without_defaults((("n_prompts", K),))
+    return without_defaults("best", (("n_prompts", K),))
 
 
 def _sweep_presets(wanted: Wanted) -> tuple[str, ...]:
@@ -399,39 +300,6 @@ def _has_seeds(cell: Cell, part: str) -> bool:
     return repeated and cell.data in SWEEP_DATA and part not in ("table2", "figure4")
 
 
-def _compare(a: Seeds, b: Seeds, of: str = "one_step", against: str = "one_step") -> Comparison | None:
-    if not a.results or not b.results or (a.results is b.results and of == against):
-        return None
-    return two_way_comparison(hits(a.ranks(of), 10), hits(b.ranks(against), 10))
-
-
-def _holm(compared: Mapping[Any, Comparison | None]) -> dict[Any, float]:
-    """Adjusted p-values of the comparisons that exist."""
-    from statsmodels.stats.multitest import multipletests
-
-    tested = {key: found.p for key, found in compared.items() if found is not None}
-    return (
-        dict(zip(tested, multipletests(list(tested.values()), method="holm")[1], strict=True))
-        if tested
-        else {}
-    )
-
-
-def _compared(found: Comparison | None) -> tuple[float | None, str | None]:
-    return (None, None) if found is None else (found.difference, f"{found.low:+.4f} to {found.high:+.4f}")
-
-
-def _ablation_row(
-    title: str, seeds: Seeds, which: str, found: Comparison | None, p: float | None
-) -> tuple[Any, ...]:
-    values = (
-        seeds.mean("ndcg@10", which, "valid"),
-        seeds.mean("hr@10", which),
-        seeds.mean("ndcg@10", which),
-    )
-    return (title, *values, *_compared(found), p, len(seeds.results))
-
-
 def _discordant(seeds: Seeds) -> str | None:
     rows = [_at(result["test"]["seen"]["grid"], *result["two_steps"]["10"]) for result in seeds.results]
     return f"{sum(row['gained'] for row in rows)}/{sum(row['lost'] for row in rows)}" if rows else None
@@ -439,9 +307,3 @@ def _discordant(seeds: Seeds) -> str | None:
 
 def _at(grid: Sequence[Mapping[str, Any]], m: int, n: int) -> Mapping[str, Any]:
     return next(row for row in grid if (row["m"], row["n"]) == (m, n))
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from recgpt.paper import Table
+    from recgpt.tables import Table
 
 LINES = {"validation HR@10": "validation", "HR@10": "test", "HR@10, two steps": "test, two steps"}
 
