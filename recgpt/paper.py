@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recgpt.ablations import DATA_OF, NO_PROMPTS, ablation, variants, without_defaults
+from recgpt.ablations import DATA_OF, LONG_BCE, NO_PROMPTS, ablation, variants, without_defaults
 from recgpt.cells import Cell
 from recgpt.published import DATA_FILES, TABLE_2, TABLE_3
 from recgpt.tables import COMPARED_COLUMNS, Seeds, Table, compare, compared, find, holm
@@ -266,11 +266,13 @@ def _row_cells(title: str, data: str, wanted: Wanted) -> list[tuple[Cell, str]]:
 
 
 def _loss_cells(data: str) -> dict[str, Cell]:
-    bce = (("loss", "bce:1"),)
+    short = (("loss", "bce:1"),)
     return {
-        "SASRec, BCE with one negative": Cell(data, "sasrec", "best", changes=bce),
+        "SASRec, BCE with one negative": Cell(data, "sasrec", "best", changes=short),
+        "SASRec, BCE with one negative, 60 epochs": Cell(data, "sasrec", "best", changes=LONG_BCE),
         "SASRec, softmax": Cell(data, "sasrec", "best"),
-        "RecGPT pre-trained, BCE with one negative": Cell(data, "recgpt", "best", "pretrain", bce),
+        "RecGPT pre-trained, BCE with one negative": Cell(data, "recgpt", "best", "pretrain", short),
+        "RecGPT pre-trained, BCE, 60 epochs": Cell(data, "recgpt", "best", "pretrain", LONG_BCE),
         "RecGPT pre-trained, softmax": Cell(data, "recgpt", "best", "pretrain"),
     }
 

@@ -84,7 +84,7 @@ _PUBLISHED_TRAINING = TrainingSettings(
 
 PRESETS = {
     "best": Preset(
-        RecGPTSettings(dropout=0.3, loss=LossSettings("full"), tune_epochs=3),
+        RecGPTSettings(dropout=0.3, loss=LossSettings("full"), tune_epochs=3, tune_lr_factor=0.1),
         BEST_TRAINING,
         "trials on the validation part of Beauty (bench/RESULTS.md)",
     ),
