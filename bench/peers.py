@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import platform
 import tempfile
 import time
 import warnings
@@ -70,7 +71,9 @@ def main() -> None:
             print(rows[-1], flush=True)
     found = {
         "commit": head_commit(),
-        "settings": vars(arguments) | {"data": arguments.data.stem},
+        "data": arguments.data.stem,
+        "batches": arguments.batches,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "rows": rows,
     }
     if arguments.out:
