@@ -49,15 +49,16 @@ def past_days(world: "World") -> NDArray[np.int8]:
     return days
 
 
-def arrivals(world: "World", state: "State", day: int) -> Arrivals:
-    """Sessions of a calendar day (0 = the first simulated one). An active day has at least one session.
+def arrivals(world: "World", state: "State", day: int, users: range | None = None) -> Arrivals:
+    """Sessions of a calendar day (0 = the first simulated one) of these users, or of all. An active day has
+    at least one session.
 
     A common candidate process is thinned: candidate 0 comes whenever the user is active that day, the others
     with a chance that only depends on the user and the weekday, so two lives of a user meet again every day.
     """
-    users = np.arange(world.n_users)
-    p = p_active(world, state.active_days, state.day_satisfaction)
-    active = users[uniform(world.seed, Purpose.ACTIVE_DAY, users, day) < p]
+    ids = _ids(world, users)
+    p = p_active(world, state.active_days, state.day_satisfaction)[ids]
+    active = ids[uniform(world.seed, Purpose.ACTIVE_DAY, ids, day) < p]
     candidate = np.arange(world.constants.candidates)
     chance = np.minimum(world.user_sessions[active] * constants.WEEKDAYS[day % 7], 0.95)
     drawn = uniform(world.seed, Purpose.SESSION_ACCEPTED, active[:, None], day, candidate)
@@ -99,34 +100,39 @@ def begin_session(world: "World", state: "State", users: Ids) -> None:
     state.active_today[users] = True
 
 
-def overnight(world: "World", state: "State", day: int) -> None:
-    """The end of a calendar day, for all users: tastes drift, satiation fades, the day is counted."""
+def overnight(world: "World", state: "State", day: int, users: range | None = None) -> None:
+    """The end of a calendar day for these users, or for all: tastes drift, satiation fades, it is counted."""
     c = world.constants
-    users = np.arange(world.n_users)
-    eaten = state.consumed / np.maximum(state.n_consumed, 1)[:, None]
-    shock = normal(world.seed, Purpose.DRIFT, users[:, None], day, np.arange(c.dims)).astype(np.float32)
-    state.taste[:] += (
-        np.float32(c.drift_return) * (world.user_taste - state.taste)
+    ids = _ids(world, users)
+    rows = slice(ids[0], ids[-1] + 1)
+    eaten = state.consumed[rows] / np.maximum(state.n_consumed[rows], 1)[:, None]
+    shock = normal(world.seed, Purpose.DRIFT, ids[:, None], day, np.arange(c.dims)).astype(np.float32)
+    state.taste[rows] += (
+        np.float32(c.drift_return) * (world.user_taste[rows] - state.taste[rows])
         + np.float32(c.drift_consumed) * eaten
         + np.float32(c.drift_sd) * shock
     )
-    _new_interests(world, state, day)
-    today = state.active_today
-    state.day_satisfaction[:] = 0.7 * state.day_satisfaction + 0.3 * np.where(today, state.satisfaction, 0.0)
-    state.active_days[:] = np.column_stack((today, state.active_days[:, :2]))
-    state.satiation[:] *= np.float32(0.5)
-    state.consumed[:] = 0
-    state.n_consumed[:] = 0
-    state.active_today[:] = False
+    _new_interests(world, state, day, ids)
+    today = state.active_today[rows]
+    pleased = np.where(today, state.satisfaction[rows], 0.0)
+    state.day_satisfaction[rows] = 0.7 * state.day_satisfaction[rows] + 0.3 * pleased
+    state.active_days[rows] = np.column_stack((today, state.active_days[rows, :2]))
+    state.satiation[rows] *= np.float32(0.5)
+    state.consumed[rows] = 0
+    state.n_consumed[rows] = 0
+    state.active_today[rows] = False
 
 
-def _new_interests(world: "World", state: "State", day: int) -> None:
+def _new_interests(world: "World", state: "State", day: int, users: Ids) -> None:
     """Once in a while a user falls for a new tag; the pull to the old tastes lets it fade again."""
     c = world.constants
-    users = np.arange(world.n_users)
     caught = users[uniform(world.seed, Purpose.NEW_INTEREST, users, day) < c.new_interest]
     tag = (uniform(world.seed, Purpose.NEW_INTEREST_TAG, caught, day) * world.n_tags).astype(np.int64)
     state.taste[caught] += np.float32(c.taste_sd) * world.tag_vector[tag]
+
+
+def _ids(world: "World", users: range | None) -> Ids:
+    return np.arange(world.n_users) if users is None else np.arange(users.start, users.stop)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

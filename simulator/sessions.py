@@ -94,6 +94,10 @@ class Memory:
         slots = self._slot[users]
         return tuple(array[slots] for array in self._arrays or ())
 
+    def users(self) -> Ids:
+        """Who is remembered."""
+        return np.flatnonzero(self._slot >= 0)
+
     def forget(self, users: Ids) -> None:
         """Make room."""
         slots = self._slot[users]
