@@ -1,4 +1,4 @@
-"""A run that was cut off goes on with the settings, code, data and versions that it began with, or not at all."""
+"""A run that was cut off goes on: with the settings, code, data and versions it began with, or not at all."""
 
 import json
 from collections.abc import Mapping

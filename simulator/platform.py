@@ -182,6 +182,7 @@ class Platform:
                 ),
             )
         self.sessions.prepare(new)
+        self.sessions.foresee(self.world, new)
 
     def _shown(self, users: Ids) -> Ids:
         """(n, 512) what is not to be shown again, in any order; of a small world half at most."""
@@ -201,15 +202,14 @@ class Platform:
         items, ppb = self._serve(users, session, request, at)
         response = behavior.respond(self.world, self.state, users, items)
         behavior.absorb(self.world, self.state, users, items, response)
+        luck = sessions.luck(users)
         sessions.show(users, items)
         view_end, feed_end = view_times(at, items, response)
         self._note(users, session, request, items, ppb, response, view_end)
         elapsed = feed_end - sessions.start_ts[users]
-        stays = behavior.stays(self.world, self.state, users, session, request, elapsed) & items.any(1)
+        stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & items.any(1)
         self._end(users[~stays], feed_end[~stays])
-        stayers = users[stays]
-        gap = behavior.gaps(self.world, stayers, session[stays], request[stays])
-        sessions.busy_until[stayers] = feed_end[stays] + gap
+        sessions.busy_until[users[stays]] = (feed_end + luck.gap_ms)[stays]
 
     def _serve(self, users: Ids, session: Ids, request: Ids, at: Ids) -> tuple[Ids, Ids]:
         """The feeds of these users, each from their arm, and the propensities (0 = unknown)."""

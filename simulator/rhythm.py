@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simulator.world import World
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
 SESSIONS_PER_DAY = 1000  # session id = day * 1000 + candidate
 _PAST_DAYS = 40  # days of the return law that make the first midnight look like any other
 _HOURS = np.concatenate(([0.0], np.cumsum(constants.HOUR_SHARES) / sum(constants.HOUR_SHARES)))
@@ -77,12 +78,32 @@ def stays(
     world: "World", state: "State", users: Ids, sessions: Ids, requests: Ids, elapsed_ms: Ids
 ) -> NDArray[np.bool_]:
     """Does the user ask for another feed after this request? elapsed_ms: since the session began."""
+    return goes_on(world, state, users, elapsed_ms, luck(world, users, sessions, requests))
+
+
+class Luck(NamedTuple):
+    """The draws of a request: they depend on nothing that happens, so many can be made ahead."""
+
+    mood: Floats  # logits of staying, the same for all of a session
+    stay: Floats  # uniform
+    gap_ms: Ids
+
+
+def luck(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Luck:
+    """The draws of these requests; the arguments broadcast."""
+    stay, mood = (
+        unit(words(world.seed, purpose, users, sessions, number)[0])
+        for purpose, number in ((Purpose.STAY, requests), (Purpose.SESSION_MOOD, 0))
+    )
+    return Luck(world.constants.stay_mood_sd * ndtri(mood), stay, gaps(world, users, sessions, requests))
+
+
+def goes_on(world: "World", state: "State", users: Ids, elapsed_ms: Ids, luck: Luck) -> NDArray[np.bool_]:
+    """`stays` with draws that are there already."""
     c = world.constants
-    purposes = np.array([Purpose.STAY, Purpose.SESSION_MOOD])[:, None]
-    u = unit(words(world.seed, purposes, users, sessions, np.stack((requests, np.zeros_like(requests))))[0])
     logit = world.user_stay[users] + c.stay_satisfaction * state.satisfaction[users]
-    logit += c.stay_mood_sd * ndtri(u[1]) - c.stay_elapsed * elapsed_ms / 60_000
-    return u[0] < _sigmoid(logit)
+    logit += luck.mood - c.stay_elapsed * elapsed_ms / 60_000
+    return luck.stay < _sigmoid(logit)
 
 
 def gaps(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:

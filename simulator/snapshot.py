@@ -61,6 +61,7 @@ def restore(platform: Platform, path: Path) -> None:
     for name in _SESSIONS:
         getattr(sessions, name)[rows] = arrays[f"sessions.{name}"]
     sessions.since[arrays["inside"]] = arrays["since"]
+    sessions.foresee(platform.world, arrays["inside"])
     platform.exposed[rows] = arrays["exposed"]
     for arm, memory in enumerate(platform.memories):
         users = arrays[f"memory.{arm}"]
