@@ -107,6 +107,15 @@ def main() -> None:
     help="How daily looks share alpha: obf (default), pocock, always-valid; none: the last day decides.",
 )
 @click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
+@click.option(
+    "--retrain",
+    help="At each midnight of the experiment: frozen (default), or arms learn on from their own users' days"
+    " (own) or everybody's (pooled).",
+)
+@click.option("--retrain-epochs", type=int, help="Epochs of each retraining (default 2).")
+@click.option(
+    "--explore", type=int, help="Percent of the slots that show a video hardly shown so far (default 0)."
+)
 @click.option("--workers", type=int, help="Processes that the users are divided among (default 1).")
 @click.option(
     "--executor",

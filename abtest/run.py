@@ -16,6 +16,7 @@ from abtest.executor import opened
 from abtest.experiment import Experiment
 from abtest.manifest import manifest, versions, write_json
 from abtest.progress import Progress
+from abtest.serving import Serving, as_interactions
 from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
@@ -48,18 +49,19 @@ def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
         with progress.stage("warm-up"):
             start = warm_up(world, days, settings)
         with progress.stage("training"):
-            feeds = fit_arms(plan, world, warehouse, folder, progress)
+            serving = fit_arms(plan, world, warehouse, folder, progress)
         with progress.stage("experiment"):
             start_ts = settings.warmup_days * DAY_MS
             warehouse.register(experiment.name, describe(plan, start_ts))
-            overlap = measure_overlap(feeds, experiment, start.state(world), start_ts)
-            live(world, days, start, feeds, plan)
+            overlap = measure_overlap(serving.feeds(), experiment, start.state(world), start_ts)
+            days.live("live", serving.service, range(start.day, start.day + experiment.days), start)
         with progress.stage("analysis"):
             analysis = analyse_warehouse(warehouse, experiment.name)
             event_hash = warehouse.event_hash()
     analysis = replace(analysis, candidate_overlap=overlap, versions=versions(), timings=progress.timings)
     write_reports(analysis, folder)
-    write_json(folder / "manifest.json", {**manifest(plan), "event_hash": event_hash, "finished": True})
+    learned = {"event_hash": event_hash, "trainings": serving.trainings}
+    write_json(folder / "manifest.json", {**manifest(plan), **learned, "finished": True})
     forget(folder)
     return analysis
 
@@ -123,18 +125,11 @@ def warm_up(world: "World", days: Days, settings: RunSettings) -> Midnight:
     return days.live("warm-up", lambda day: service, range(settings.warmup_days))
 
 
-def fit_arms(
-    plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress
-) -> list[ArmFeed]:
+def fit_arms(plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress) -> Serving:
     """Train each model once on what the warehouse recorded, and put it before the shared ranker."""
-    from baselines.base import Interactions
-
     settings = plan.settings
     start_ts = settings.warmup_days * DAY_MS
-    log = warehouse.interactions(start_ts)
-    interactions = Interactions.from_arrays(
-        log["user"].to_numpy(), log["item"].to_numpy(), log["ts"].to_numpy(), world.n_users, world.n_items
-    )
+    interactions = as_interactions(warehouse.interactions(start_ts), world)
     ranker = fit_ranker(world, warehouse, start_ts)
     names = list(dict.fromkeys(arm.model for arm in plan.experiment.arms))
     fitted = {}
@@ -145,7 +140,7 @@ def fit_arms(
 
         fitted[model] = fit_model(model, interactions, settings, folder, report)
         report(f"{model} is trained", 1.0)
-    return [ArmFeed(fitted[arm.model], ranker, stage=settings.stage) for arm in plan.experiment.arms]
+    return Serving(plan, world, warehouse, folder, ranker, fitted)
 
 
 def fit_ranker(world: "World", warehouse: "Warehouse", start_ts: int) -> "Ranker":
@@ -183,16 +178,6 @@ def measure_overlap(
     return {"candidates": 50, "users": len(users), "pairs": pairs}
 
 
-def live(world: "World", days: Days, start: Midnight, feeds: list[ArmFeed], plan: Plan) -> None:
-    """The days of the experiment: users are assigned by hash and served by their arm."""
-    from simulator.shards import Service
-
-    experiment = plan.experiment
-    arms = experiment.assign(np.arange(world.n_users))
-    service = Service(world, feeds, arms, experiment.name, [arm.name for arm in experiment.arms])
-    days.live("live", lambda day: service, range(start.day, start.day + experiment.days), start)
-
-
 def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
     """What the warehouse keeps of an experiment: all that a later analysis needs."""
     settings = plan.settings
@@ -201,6 +186,8 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "seed": settings.seed,
         "n_users": settings.users,
         "stage": settings.stage,
+        "retrain": settings.retrain,
+        "explore_share": settings.explore / 100,
         "start_ts": start_ts,
         "pre_days": settings.warmup_days,
     }

@@ -10,6 +10,9 @@ from abtest.arms import STAGES, parse_arms
 from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
 
+RETRAIN = ("frozen", "own", "pooled")
+"""What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -34,6 +37,9 @@ class RunSettings:
     looks: str = "daily"
     sequential: str = "obf"
     correction: str = "holm"
+    retrain: str = "frozen"
+    retrain_epochs: int = 2
+    explore: int = 0
     workers: int = 1
     executor: str = "local"
 
@@ -82,11 +88,16 @@ def prepare(settings: RunSettings) -> Plan:
         ("epochs", 1),
         ("max_targets", 1),
         ("threads", 1),
+        ("retrain_epochs", 2),
         ("workers", 1),
     ):
         value = getattr(settings, key)
         if value < least:
             raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
+    if settings.retrain not in RETRAIN:
+        raise ValueError(f"unknown retrain {settings.retrain!r}; allowed: {', '.join(RETRAIN)}")
+    if not 0 <= settings.explore <= 100:
+        raise ValueError(f"explore is {settings.explore}; it is a percentage from 0 to 100")
     if settings.workers > settings.users:
         raise ValueError(f"workers is {settings.workers}; with {settings.users} users it can be that at most")
     check_executor(settings.executor)

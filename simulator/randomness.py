@@ -58,6 +58,8 @@ class Purpose(IntEnum):
     REFERENCE_CANDIDATE = 41
     SLOT_POLICY = 42
     SLOT_ITEM = 43
+    # arms: (user, session, slot)
+    EXPLORATION = 50
 
 
 def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
