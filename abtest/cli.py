@@ -260,6 +260,24 @@ def plan(
     return OK
 
 
+@main.command()
+@click.argument("place", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
+@exits
+def export(place: Path, out: Path) -> int:
+    """Write a run as logged data for off-policy evaluation: a row for each feed, with its context, slate,
+    propensities (known of the warm-up's logging policy) and rewards.
+
+    \b
+    Example:
+      abtest export runs/experiment-1 --out feeds.parquet
+    """
+    from abtest.export import export as write
+
+    click.echo(f"{checked(write, place, out):,} feeds in {out}")
+    return OK
+
+
 @main.command("list")
 @exits
 def list_() -> int:

@@ -1,6 +1,6 @@
 """State: what changes in one life of the world. One row a user; a life is one State."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -73,6 +73,10 @@ class State:
         state.active_days[:] = rhythm.past_days(world)
         state._remember(world)
         return state
+
+    def copy(self) -> Self:
+        """Another life that has been the same so far."""
+        return type(self)(**{field.name: getattr(self, field.name).copy() for field in fields(self)})
 
     def histories(self, users: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n, PLAYS) last plays, oldest first, left-aligned, 0 after the end."""
