@@ -108,12 +108,31 @@ def main() -> None:
 )
 @click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
 @click.option(
+    "--retrain",
+    help="At each midnight of the experiment: frozen (default), or arms learn on from their own users' days"
+    " (own) or everybody's (pooled).",
+)
+@click.option("--retrain-epochs", type=int, help="Epochs of each retraining (default 2).")
+@click.option(
+    "--explore", type=int, help="Percent of the slots that show a video hardly shown so far (default 0)."
+)
+@click.option("--workers", type=int, help="Processes that the users are divided among (default 1).")
+@click.option(
+    "--executor",
+    help="local (default), or dask://HOST:PORT, whose workers see the run folder: one task a worker and day.",
+)
+@click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Folder of a run that was cut off: go on from its latest midnight, with its settings.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @exits
-def run(config: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
+def run(config: Path | None, resume: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Simulate an experiment and report the lifts.
 
     \b
@@ -122,14 +141,14 @@ def run(config: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
       abtest run --arms comirec,comirec --users 4000            # an A/A
       abtest run --arms poprec,mine=mypackage.models:Mine --split 80,20
       abtest run --log ../shared/data/kuairand --arms comirec,recgpt
+      abtest run --users 100000 --workers 4
+      abtest run --resume runs/experiment-1                     # after a crash
     """
     from abtest.progress import Progress
+    from abtest.resume import plan_and_folder
     from abtest.run import execute
-    from abtest.settings import claim_folder, prepare, settings_from
 
-    settings = checked(settings_from, config, flags)
-    plan = checked(prepare, settings)
-    folder = checked(claim_folder, settings)
+    plan, folder = checked(plan_and_folder, resume, config, flags)
     analysis = execute(plan, folder, Progress(quiet=quiet))
     return _show(analysis, as_json=as_json, footer=f"run folder: {folder}")
 
@@ -238,6 +257,24 @@ def plan(
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         print_sections(plan_sections(document))
+    return OK
+
+
+@main.command()
+@click.argument("place", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
+@exits
+def export(place: Path, out: Path) -> int:
+    """Write a run as logged data for off-policy evaluation: a row for each feed, with its context, slate,
+    propensities (known of the warm-up's logging policy) and rewards.
+
+    \b
+    Example:
+      abtest export runs/experiment-1 --out feeds.parquet
+    """
+    from abtest.export import export as write
+
+    click.echo(f"{checked(write, place, out):,} feeds in {out}")
     return OK
 
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from abtest.arms import ArmFeed, candidate_overlap
 from abtest.checkpoints import fit_model
+from abtest.days import Days, Midnight, forget
+from abtest.executor import opened
 from abtest.experiment import Experiment
 from abtest.manifest import manifest, versions, write_json
 from abtest.progress import Progress
+from abtest.serving import Serving, as_interactions
 from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
@@ -28,32 +31,38 @@ OVERLAP_USERS = 512
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
-    """Run the experiment in `folder` (which exists and is empty) and leave its reports there."""
+    """Run the experiment in `folder` and leave its reports there; a run that was cut off there goes on."""
     from abtest.report import write_reports
     from warehouse.store import Warehouse
 
     settings, experiment = plan.settings, plan.experiment
     write_json(folder / "manifest.json", manifest(plan))
-    with Warehouse.open(folder / "events.duckdb", threads=settings.threads) as warehouse:
+    with (
+        Warehouse.open(folder / "events.duckdb", threads=settings.threads) as warehouse,
+        opened(settings.executor, settings.workers) as executor,
+    ):
+        days = Days(folder, warehouse, executor, settings.workers, progress.simulated)
         with progress.stage("world"):
             world = build_world(plan)
             warehouse.record("world", items=world.items_table(), users=world.users_table())
             record_histories(world, warehouse)
         with progress.stage("warm-up"):
-            state = warm_up(world, warehouse, settings, progress)
+            start = warm_up(world, days, settings)
         with progress.stage("training"):
-            feeds = fit_arms(plan, world, warehouse, folder, progress)
+            serving = fit_arms(plan, world, warehouse, folder, progress)
         with progress.stage("experiment"):
             start_ts = settings.warmup_days * DAY_MS
             warehouse.register(experiment.name, describe(plan, start_ts))
-            overlap = measure_overlap(feeds, experiment, state, start_ts)
-            live(world, state, warehouse, feeds, plan, progress)
+            overlap = measure_overlap(serving.feeds(), experiment, start.state(world), start_ts)
+            days.live("live", serving.service, range(start.day, start.day + experiment.days), start)
         with progress.stage("analysis"):
             analysis = analyse_warehouse(warehouse, experiment.name)
             event_hash = warehouse.event_hash()
     analysis = replace(analysis, candidate_overlap=overlap, versions=versions(), timings=progress.timings)
     write_reports(analysis, folder)
-    write_json(folder / "manifest.json", {**manifest(plan), "event_hash": event_hash, "finished": True})
+    learned = {"event_hash": event_hash, "trainings": serving.trainings}
+    write_json(folder / "manifest.json", {**manifest(plan), **learned, "finished": True})
+    forget(folder)
     return analysis
 
 
@@ -106,47 +115,22 @@ def record_histories(world: "World", warehouse: "Warehouse") -> None:
     warehouse.record("histories", events=pa.Table.from_arrays(arrays, schema=schema))
 
 
-def warm_up(world: "World", warehouse: "Warehouse", settings: RunSettings, progress: Progress) -> Any:
+def warm_up(world: "World", days: Days, settings: RunSettings) -> Midnight:
     """Days under the logging policy, recorded like any others: training data for the arms and the ranker."""
-    from simulator.platform import Platform
     from simulator.policies import LoggingPolicy
+    from simulator.shards import Service
 
-    def everyone_together(users: np.ndarray) -> np.ndarray:
-        return np.zeros(len(users), dtype=np.int64)
-
-    platform = Platform(
-        world,
-        [LoggingPolicy(world)],
-        everyone_together,
-        Recorder(warehouse, "warm-up"),
-        progress=progress.simulated,
-    )
-    return platform.run(settings.warmup_days)
+    everyone_together = np.zeros(world.n_users, dtype=np.int64)
+    service = Service(world, [LoggingPolicy(world)], everyone_together)
+    return days.live("warm-up", lambda day: service, range(settings.warmup_days))
 
 
-class Recorder:
-    """Gives the blocks of a phase their batch ids: `warm-up-0`, `warm-up-1`, ..."""
-
-    def __init__(self, warehouse: "Warehouse", phase: str) -> None:
-        self._warehouse, self._phase, self._n = warehouse, phase, 0
-
-    def __call__(self, **tables: Any) -> None:
-        self._warehouse.record(f"{self._phase}-{self._n}", **tables)
-        self._n += 1
-
-
-def fit_arms(
-    plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress
-) -> list[ArmFeed]:
+def fit_arms(plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, progress: Progress) -> Serving:
     """Train each model once on what the warehouse recorded, and put it before the shared ranker."""
-    from baselines.base import Interactions
-
     settings = plan.settings
-    log = warehouse.interactions()
-    interactions = Interactions.from_arrays(
-        log["user"].to_numpy(), log["item"].to_numpy(), log["ts"].to_numpy(), world.n_users, world.n_items
-    )
-    ranker = fit_ranker(world, warehouse)
+    start_ts = settings.warmup_days * DAY_MS
+    interactions = as_interactions(warehouse.interactions(start_ts), world)
+    ranker = fit_ranker(world, warehouse, start_ts)
     names = list(dict.fromkeys(arm.model for arm in plan.experiment.arms))
     fitted = {}
     for i, model in enumerate(names):
@@ -156,14 +140,14 @@ def fit_arms(
 
         fitted[model] = fit_model(model, interactions, settings, folder, report)
         report(f"{model} is trained", 1.0)
-    return [ArmFeed(fitted[arm.model], ranker, stage=settings.stage) for arm in plan.experiment.arms]
+    return Serving(plan, world, warehouse, folder, ranker, fitted)
 
 
-def fit_ranker(world: "World", warehouse: "Warehouse") -> "Ranker":
+def fit_ranker(world: "World", warehouse: "Warehouse", start_ts: int) -> "Ranker":
     """The ranking stage that all arms share, from the impressions of the warm-up alone."""
     from baselines.ranker import ItemFeatures, Ranker
 
-    seen = warehouse.impressions()
+    seen = warehouse.impressions(start_ts)
     return Ranker().fit(
         seen["user"].to_numpy(),
         seen["item"].to_numpy(),
@@ -194,27 +178,6 @@ def measure_overlap(
     return {"candidates": 50, "users": len(users), "pairs": pairs}
 
 
-def live(
-    world: "World", state: Any, warehouse: "Warehouse", feeds: list[ArmFeed], plan: Plan, progress: Progress
-) -> None:
-    """The days of the experiment: users are assigned by hash and served by their arm."""
-    from simulator.platform import Platform
-
-    settings, experiment = plan.settings, plan.experiment
-    platform = Platform(
-        world,
-        feeds,
-        experiment.assign,
-        Recorder(warehouse, "live"),
-        state=state,
-        start_day=settings.warmup_days,
-        experiment=experiment.name,
-        arm_names=[arm.name for arm in experiment.arms],
-        progress=progress.simulated,
-    )
-    platform.run(settings.days)
-
-
 def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
     """What the warehouse keeps of an experiment: all that a later analysis needs."""
     settings = plan.settings
@@ -223,6 +186,8 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "seed": settings.seed,
         "n_users": settings.users,
         "stage": settings.stage,
+        "retrain": settings.retrain,
+        "explore_share": settings.explore / 100,
         "start_ts": start_ts,
         "pre_days": settings.warmup_days,
     }

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from abtest.arms import STAGES, parse_arms
+from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
+
+RETRAIN = ("frozen", "own", "pooled")
+"""What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class RunSettings:
     looks: str = "daily"
     sequential: str = "obf"
     correction: str = "holm"
+    retrain: str = "frozen"
+    retrain_epochs: int = 2
+    explore: int = 0
+    workers: int = 1
+    executor: str = "local"
 
 
 @dataclass(frozen=True)
@@ -46,27 +55,28 @@ class Plan:
 
 def settings_from(path: Path | None, flags: Mapping[str, Any]) -> RunSettings:
     """Defaults, overlaid by the TOML file, overlaid by the flags that were given (those not None)."""
-    settings = RunSettings()
-    known = {field.name: type(getattr(settings, field.name)) for field in fields(RunSettings)}
-    if path is not None:
-        try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid TOML: {error}") from error
-        except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}") from error
-        for key, value in found.items():
-            if key not in known:
-                raise ValueError(
-                    f"{path}: unknown setting {key!r}; known settings: {', '.join(sorted(known))}"
-                )
-            wanted = int if known[key] is int else str
-            if not isinstance(value, wanted) or isinstance(value, bool):
-                raise ValueError(
-                    f"{path}: {key} = {value!r} is not {'a whole number' if wanted is int else 'text'}"
-                )
-        settings = replace(settings, **found)
-    return replace(settings, **{key: value for key, value in flags.items() if value is not None})
+    found = {} if path is None else read_config(path)
+    return replace(RunSettings(), **{**found, **{key: v for key, v in flags.items() if v is not None}})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings that a TOML file names. ValueError where one is unknown or of another type."""
+    known = {field.name: type(getattr(RunSettings(), field.name)) for field in fields(RunSettings)}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    for key, value in found.items():
+        if key not in known:
+            raise ValueError(f"{path}: unknown setting {key!r}; known settings: {', '.join(sorted(known))}")
+        wanted = int if known[key] is int else str
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError(
+                f"{path}: {key} = {value!r} is not {'a whole number' if wanted is int else 'text'}"
+            )
+    return found
 
 
 def prepare(settings: RunSettings) -> Plan:
@@ -78,10 +88,19 @@ def prepare(settings: RunSettings) -> Plan:
         ("epochs", 1),
         ("max_targets", 1),
         ("threads", 1),
+        ("retrain_epochs", 2),
+        ("workers", 1),
     ):
         value = getattr(settings, key)
         if value < least:
             raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
+    if settings.retrain not in RETRAIN:
+        raise ValueError(f"unknown retrain {settings.retrain!r}; allowed: {', '.join(RETRAIN)}")
+    if not 0 <= settings.explore <= 100:
+        raise ValueError(f"explore is {settings.explore}; it is a percentage from 0 to 100")
+    if settings.workers > settings.users:
+        raise ValueError(f"workers is {settings.workers}; with {settings.users} users it can be that at most")
+    check_executor(settings.executor)
     if not 0 <= settings.seed < 2**63:
         raise ValueError(f"seed is {settings.seed}; it must be a whole number from 0 to 2^63 - 1")
     if not settings.name or not all(c.isalnum() or c in "._-" for c in settings.name):

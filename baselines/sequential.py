@@ -128,6 +128,7 @@ class SequentialRecommender:
         self.data_hash = ""
         self.network: SequenceNetwork | None = None
         self._item_counts = np.zeros(1, np.int64)
+        self._start: Mapping[str, Tensor] | None = None
         self.runs: list[TrainingRun] = []
 
     @classmethod
@@ -162,12 +163,28 @@ class SequentialRecommender:
             )
         with torch_threads(self.training.threads), seeded(self.training.seed):
             network = self.build(self.n_users, self.n_items)
-            if self.training.item_start == "cooccurrence":
+            if self._start is not None:
+                network.load_state_dict(self._start)
+            elif self.training.item_start == "cooccurrence":
                 _start_items(network, interactions)
             self.runs = []
             self.learn(network, interactions, validation, progress)
         self._ready(network)
         return self
+
+    def refit(
+        self, interactions: Interactions, progress: Progress = silent, *, epochs: int | None = None
+    ) -> Self:
+        """Another model that `fit` trains on these interactions, starting from the weights of this one.
+
+        `epochs`: how many at most, None for as many as a first fit. Users and items must be the same.
+        """
+        training = self.training if epochs is None else replace(self.training, epochs=epochs)
+        model = type(self)(self.settings, training)
+        model._start = {name: tensor.cpu().clone() for name, tensor in self._fitted().state_dict().items()}
+        model.fit(interactions, progress)
+        model._start = None
+        return model
 
     def learn(
         self,

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from simulator.constants import ACTIONS
 from simulator.randomness import Purpose, unit, words
-from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, overnight, stays
+from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, goes_on, overnight, stays
 from simulator.state import FOLLOWS, PLAYS, SHOWN
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "arrivals",
     "begin_session",
     "gaps",
+    "goes_on",
     "overnight",
     "reference_candidates",
     "reference_scores",
@@ -102,7 +103,8 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
     condition = np.where(finished, 3, (watch_ms >= 3000) + long.astype(np.int64))
     logits = _action_logits(world, users, items, a, condition, shock=ndtri(draws[3, 0]))
     done = _act(world, logits, draws[:, 1], spare)
-    done["follow"] &= ~_follows(world, state, users, items)
+    if done["follow"].any():
+        done["follow"] &= ~_follows(world, state, users, items)
     response = Response(
         watch_ms=watch_ms,
         play=watch_ms > c.play_ms,
@@ -117,12 +119,13 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
 def exposures(state: "State", users: Ids, items: Ids) -> Ids:
     """(n, k) how often the user was shown the video, within the last SHOWN impressions."""
     count = np.zeros(items.shape, np.int64)
+    wanted = np.where(items > 0, items, -1).astype(np.int32)
     for start in range(0, len(users), _BLOCK):
         part = slice(start, start + _BLOCK)
-        same = state.shown.take(users[part], 0)[:, None, :] == items[part].astype(np.int32)[:, :, None]
-        row, slot = np.nonzero(same.any(-1))
-        count[start + row, slot] = same[row, slot].sum(-1)
-    count[items == 0] = 0
+        same = state.shown.take(users[part], 0)[:, None, :] == wanted[part, :, None]
+        seen = np.flatnonzero(same)  # mostly nothing: feeds avoid what was shown
+        if len(seen):
+            np.add.at(count[part].reshape(-1), seen // SHOWN, 1)
     return count
 
 
@@ -135,8 +138,7 @@ def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Res
     tired *= np.float32(c.satiation_memory)
     step = (c.satiation_step * real + 1.0 * response.hate).astype(np.float32)
     cells = np.arange(len(users))[:, None] * world.n_tags + tags  # in the flattened rows
-    for slot in range(items.shape[1]):  # a tag may come twice in a feed
-        tired.ravel()[cells[:, slot]] += step[:, slot]
+    np.add.at(tired.reshape(-1), cells.reshape(-1), step.reshape(-1))  # a tag may come twice in a feed
     state.satiation[users] = tired
 
     n_real = np.maximum(real.sum(-1), 1)
@@ -217,12 +219,14 @@ def _act(world: "World", logits: Float32s, u: Floats, spare: Floats) -> dict[str
     p = _sigmoid(logits)
     panel_ms, profile_ms = np.zeros(spare.shape, np.int64), np.zeros(spare.shape, np.int64)
     comments = np.zeros(spare.shape, np.bool_)
-    opened, entered = u[1] < p[PANEL], u[2] < p[PROFILE]
-    comments[opened], left = _split(u[1][opened] / p[PANEL][opened], p[COMMENT][opened])
-    panel_ms[opened] = _stay_ms(left, c.panel_log_mean, c.panel_stay_sd)
+    opened, entered = np.nonzero(u[1] < p[PANEL]), np.nonzero(u[2] < p[PROFILE])
+    if len(opened[0]):
+        comments[opened], left = _split(u[1][opened] / p[PANEL][opened], p[COMMENT][opened])
+        panel_ms[opened] = _stay_ms(left, c.panel_log_mean, c.panel_stay_sd)
     follows = (u[2] - p[PROFILE]) < (1.0 - p[PROFILE]) * p[FOLLOW_OUT]
-    follows[entered], left = _split(u[2][entered] / p[PROFILE][entered], p[FOLLOW_IN][entered])
-    profile_ms[entered] = _stay_ms(left, c.profile_log_mean, c.profile_stay_sd)
+    if len(entered[0]):
+        follows[entered], left = _split(u[2][entered] / p[PROFILE][entered], p[FOLLOW_IN][entered])
+        profile_ms[entered] = _stay_ms(left, c.profile_log_mean, c.profile_stay_sd)
     return {
         "like": u[0] < p[LIKE],
         "comment": comments,
@@ -238,7 +242,7 @@ def _split(u: Floats, p: Floats) -> tuple[Flags, Floats]:
     """Whether u < p, and where u lies inside its side: a uniform that is independent of the answer."""
     yes = u < p
     rest = np.where(yes, u, u - p) / np.where(yes, p, 1.0 - p)
-    return yes, np.clip(rest, 2.0**-40, 1.0 - 2.0**-40)
+    return yes, np.minimum(np.maximum(rest, 2.0**-40), 1.0 - 2.0**-40)
 
 
 def _stay_ms(u: Floats, log_mean: float, log_sd: float) -> Ids:
@@ -261,9 +265,7 @@ def _taste(
     """Short-term interest moves to what was played; the last played tag and the day's diet are noted."""
     memory = np.float32(world.constants.short_term_memory)
     n_played = play.sum(-1)
-    eaten = np.zeros((len(users), world.item_vector.shape[1]), np.float32)
-    for slot in range(play.shape[1]):
-        eaten += world.item_vector.take(items[:, slot] * play[:, slot], 0)
+    eaten = world.item_vector.take((items * play).T, 0).sum(0)  # slot after slot
     mean = eaten / np.maximum(n_played, 1).astype(np.float32)[:, None]
     some = (n_played > 0)[:, None]
     short = state.short.take(users, 0)
@@ -277,11 +279,15 @@ def _taste(
 
 def _append(ring: NDArray, count: Ids, users: Ids, values: Ids, keep: Flags, width: int) -> None:
     """Write the kept values of each row, in order, at the row's place in its ring."""
+    before = count[users]
+    if keep.all():
+        ring[users[:, None], (before[:, None] + np.arange(keep.shape[1])) % width] = values
+        count[users] = before + keep.shape[1]
+        return
     row, slot = np.nonzero(keep)
-    who = users[row]
-    place = count[who] + np.cumsum(keep, axis=1)[row, slot] - 1
-    ring[who, place % width] = values[row, slot]
-    count[users] += keep.sum(-1)
+    place = before[row] + np.cumsum(keep, axis=1)[row, slot] - 1
+    ring[users[row], place % width] = values[row, slot]
+    count[users] = before + keep.sum(-1)
 
 
 def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:

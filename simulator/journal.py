@@ -4,7 +4,8 @@ Feeds are kept as they were served until a block is due; then all of them turn i
 happened before the clock is handed on: a day's last flush completes what lies before midnight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +95,28 @@ class Journal:
                 "first_ts": ts,
             }
             self._rows[Exposure].append(Block(ts, columns))
+
+    def pending(self) -> dict[str, NDArray[Any]]:
+        """What `flush` has kept because it ends later: NAME.COLUMN and NAME:ts of events and propensities."""
+        assert not self._watched, "flush before you ask what is pending"
+        assert not self._rows[Exposure], "an exposure ends when it begins"
+        arrays = {}
+        for record in (Event, Propensity):
+            blocks = self._rows[record]
+            for name in blocks[0].columns if blocks else ():
+                joined = np.concatenate([block.columns[name] for block in blocks])
+                arrays[f"{record.__name__}.{name}"] = joined
+            if blocks:
+                arrays[f"{record.__name__}:ts"] = np.concatenate([block.ts for block in blocks])
+        return arrays
+
+    def take_back(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what another journal had pending."""
+        for record in (Event, Propensity):
+            name = record.__name__
+            if f"{name}:ts" in arrays:
+                columns = {f.name: arrays[f"{name}.{f.name}"] for f in fields(record)}
+                self._rows[record] = [Block(arrays[f"{name}:ts"], columns)]
 
     def flush_if_due(self, now: int) -> None:
         """Hand on a block if there is enough for one."""

@@ -39,8 +39,9 @@ class Platform:
 
     assign: called once with all users, returns which of `feeds` serves each. record: called with Arrow tables
     (`simulator.journal.Record`). With `experiment` and `arm_names`, a user's first served request is recorded
-    as an exposure. `progress(fraction of the run, impressions so far)` is called after each round of answers,
-    `at_day_end(day, state)` after each midnight's work.
+    as an exposure. `users`: whose lives are lived here (all); the rows of others are left alone.
+    `progress(fraction of the run, impressions so far)` is called after each round of answers,
+    `at_day_end(day, state)` after each midnight's work. `plays` has the plays of each video on the last day.
 
     Running 2 days and then 3 is the same as running 5. A new Platform that goes on with the state of another
     starts with an empty app: the sessions that were open at that midnight have been cut off.
@@ -55,6 +56,7 @@ class Platform:
         *,
         state: State | None = None,
         start_day: int = 0,
+        users: range | None = None,
         tick_s: float = TICK_S,
         flush_rows: int = 200_000,
         progress: Callable[[float, int], None] | None = None,
@@ -66,14 +68,16 @@ class Platform:
         self.feeds = list(feeds)
         self.state = state if state is not None else State.start(world)
         self.arm = _checked_arms(assign, world.n_users, len(self.feeds))
+        self.users = range(world.n_users) if users is None else users
         self.day = start_day  # the next one to live
         self.tick_ms = _checked_tick(tick_s)
         self.impressions = 0
         self.sessions = Sessions(world.n_users)
         self.memories = [Memory(world.n_users) for _ in self.feeds]
         self.journal = Journal(record, flush_rows=flush_rows, experiment=experiment, arm_names=arm_names)
-        self._exposed = np.zeros(world.n_users, np.bool_)
-        self._plays_today = np.zeros(world.n_items + 1, np.int64)
+        self.exposed = np.zeros(world.n_users, np.bool_)
+        self.plays = np.zeros(world.n_items + 1, np.int64)
+        self._plays_today = np.zeros_like(self.plays)
         self._arriving = Arrivals(*(np.zeros(0, np.int64) for _ in Arrivals._fields))
         self._progress = progress
         self._done = 0.0
@@ -101,7 +105,7 @@ class Platform:
         """Day after day: who comes is known in the morning, the clock runs, at midnight the day is closed."""
         first = self.day
         for day in range(first, first + days):
-            self._arriving = behavior.arrivals(self.world, self.state, day)
+            self._arriving = behavior.arrivals(self.world, self.state, day, self.users)
             yield env.process(self._clock(env, (day + 1) * DAY_MS))
             self._close(day)
             self._done = (day + 1 - first) / days
@@ -115,11 +119,11 @@ class Platform:
 
     def _close(self, day: int) -> None:
         """Midnight: the barrier at which anything that users share may change."""
-        behavior.overnight(self.world, self.state, day)
+        behavior.overnight(self.world, self.state, day, self.users)
+        self.plays, self._plays_today = self._plays_today, np.zeros_like(self._plays_today)
         for feed in self.feeds:
             if isinstance(feed, InsideFeed):
-                feed.learn(self._plays_today)
-        self._plays_today = np.zeros_like(self._plays_today)
+                feed.learn(self.plays)
         self.day = day + 1
         self.journal.flush(self.day * DAY_MS)
         if self._at_day_end is not None:
@@ -178,6 +182,7 @@ class Platform:
                 ),
             )
         self.sessions.prepare(new)
+        self.sessions.foresee(self.world, new)
 
     def _shown(self, users: Ids) -> Ids:
         """(n, 512) what is not to be shown again, in any order; of a small world half at most."""
@@ -197,15 +202,14 @@ class Platform:
         items, ppb = self._serve(users, session, request, at)
         response = behavior.respond(self.world, self.state, users, items)
         behavior.absorb(self.world, self.state, users, items, response)
+        luck = sessions.luck(users)
         sessions.show(users, items)
         view_end, feed_end = view_times(at, items, response)
         self._note(users, session, request, items, ppb, response, view_end)
         elapsed = feed_end - sessions.start_ts[users]
-        stays = behavior.stays(self.world, self.state, users, session, request, elapsed) & items.any(1)
+        stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & items.any(1)
         self._end(users[~stays], feed_end[~stays])
-        stayers = users[stays]
-        gap = behavior.gaps(self.world, stayers, session[stays], request[stays])
-        sessions.busy_until[stayers] = feed_end[stays] + gap
+        sessions.busy_until[users[stays]] = (feed_end + luck.gap_ms)[stays]
 
     def _serve(self, users: Ids, session: Ids, request: Ids, at: Ids) -> tuple[Ids, Ids]:
         """The feeds of these users, each from their arm, and the propensities (0 = unknown)."""
@@ -229,9 +233,9 @@ class Platform:
         return [(arm, rows[mine]) for arm in range(len(self.feeds)) if (mine := arms == arm).any()]
 
     def _expose(self, users: Ids, at: Ids) -> None:
-        first = ~self._exposed[users]
+        first = ~self.exposed[users]
         if first.any():
-            self._exposed[users[first]] = True
+            self.exposed[users[first]] = True
             self.journal.expose(users[first], self.arm[users[first]], at[first])
 
     def _note(

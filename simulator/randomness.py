@@ -58,17 +58,21 @@ class Purpose(IntEnum):
     REFERENCE_CANDIDATE = 41
     SLOT_POLICY = 42
     SLOT_ITEM = 43
+    # arms: (user, session, slot)
+    EXPLORATION = 50
 
 
 def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
     """(4, ...) words of 32 bits for four counter words that broadcast, and two key words."""
-    c0, c1, c2, c3 = np.broadcast_arrays(*(_word(c) for c in counter))
-    out = np.empty((2, 2, c0.size), np.uint32)  # (even or odd words, first or second, draw)
-    for (half, place), word in zip(((0, 0), (1, 0), (0, 1), (1, 1)), (c0, c1, c2, c3), strict=True):
-        out[half, place] = word.reshape(-1)
-    for start in range(0, c0.size, _BLOCK):
-        _rounds(out[0, :, start : start + _BLOCK], out[1, :, start : start + _BLOCK], _schedule(*key))
-    return out.transpose(1, 0, 2).reshape(4, *c0.shape)
+    given = [_word(c) for c in counter]
+    out = np.empty((4, *np.broadcast(*given).shape), np.uint32)
+    for number, word in enumerate(given):
+        out[number] = word
+    words, schedule = out.reshape(4, -1), _schedule(*key)
+    for start in range(0, words.shape[1], _BLOCK):
+        block = words[:, start : start + _BLOCK]
+        _rounds(block[0::2], block[1::2], schedule)
+    return out
 
 
 def _rounds(even: Words, odd: Words, schedule: Sequence[Words]) -> None:

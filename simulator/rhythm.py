@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simulator.world import World
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
 SESSIONS_PER_DAY = 1000  # session id = day * 1000 + candidate
 _PAST_DAYS = 40  # days of the return law that make the first midnight look like any other
 _HOURS = np.concatenate(([0.0], np.cumsum(constants.HOUR_SHARES) / sum(constants.HOUR_SHARES)))
@@ -49,15 +50,16 @@ def past_days(world: "World") -> NDArray[np.int8]:
     return days
 
 
-def arrivals(world: "World", state: "State", day: int) -> Arrivals:
-    """Sessions of a calendar day (0 = the first simulated one). An active day has at least one session.
+def arrivals(world: "World", state: "State", day: int, users: range | None = None) -> Arrivals:
+    """Sessions of a calendar day (0 = the first simulated one) of these users, or of all. An active day has
+    at least one session.
 
     A common candidate process is thinned: candidate 0 comes whenever the user is active that day, the others
     with a chance that only depends on the user and the weekday, so two lives of a user meet again every day.
     """
-    users = np.arange(world.n_users)
-    p = p_active(world, state.active_days, state.day_satisfaction)
-    active = users[uniform(world.seed, Purpose.ACTIVE_DAY, users, day) < p]
+    ids = _ids(world, users)
+    p = p_active(world, state.active_days, state.day_satisfaction)[ids]
+    active = ids[uniform(world.seed, Purpose.ACTIVE_DAY, ids, day) < p]
     candidate = np.arange(world.constants.candidates)
     chance = np.minimum(world.user_sessions[active] * constants.WEEKDAYS[day % 7], 0.95)
     drawn = uniform(world.seed, Purpose.SESSION_ACCEPTED, active[:, None], day, candidate)
@@ -76,12 +78,32 @@ def stays(
     world: "World", state: "State", users: Ids, sessions: Ids, requests: Ids, elapsed_ms: Ids
 ) -> NDArray[np.bool_]:
     """Does the user ask for another feed after this request? elapsed_ms: since the session began."""
+    return goes_on(world, state, users, elapsed_ms, luck(world, users, sessions, requests))
+
+
+class Luck(NamedTuple):
+    """The draws of a request: they depend on nothing that happens, so many can be made ahead."""
+
+    mood: Floats  # logits of staying, the same for all of a session
+    stay: Floats  # uniform
+    gap_ms: Ids
+
+
+def luck(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Luck:
+    """The draws of these requests; the arguments broadcast."""
+    stay, mood = (
+        unit(words(world.seed, purpose, users, sessions, number)[0])
+        for purpose, number in ((Purpose.STAY, requests), (Purpose.SESSION_MOOD, 0))
+    )
+    return Luck(world.constants.stay_mood_sd * ndtri(mood), stay, gaps(world, users, sessions, requests))
+
+
+def goes_on(world: "World", state: "State", users: Ids, elapsed_ms: Ids, luck: Luck) -> NDArray[np.bool_]:
+    """`stays` with draws that are there already."""
     c = world.constants
-    purposes = np.array([Purpose.STAY, Purpose.SESSION_MOOD])[:, None]
-    u = unit(words(world.seed, purposes, users, sessions, np.stack((requests, np.zeros_like(requests))))[0])
     logit = world.user_stay[users] + c.stay_satisfaction * state.satisfaction[users]
-    logit += c.stay_mood_sd * ndtri(u[1]) - c.stay_elapsed * elapsed_ms / 60_000
-    return u[0] < _sigmoid(logit)
+    logit += luck.mood - c.stay_elapsed * elapsed_ms / 60_000
+    return luck.stay < _sigmoid(logit)
 
 
 def gaps(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
@@ -99,34 +121,39 @@ def begin_session(world: "World", state: "State", users: Ids) -> None:
     state.active_today[users] = True
 
 
-def overnight(world: "World", state: "State", day: int) -> None:
-    """The end of a calendar day, for all users: tastes drift, satiation fades, the day is counted."""
+def overnight(world: "World", state: "State", day: int, users: range | None = None) -> None:
+    """The end of a calendar day for these users, or for all: tastes drift, satiation fades, it is counted."""
     c = world.constants
-    users = np.arange(world.n_users)
-    eaten = state.consumed / np.maximum(state.n_consumed, 1)[:, None]
-    shock = normal(world.seed, Purpose.DRIFT, users[:, None], day, np.arange(c.dims)).astype(np.float32)
-    state.taste[:] += (
-        np.float32(c.drift_return) * (world.user_taste - state.taste)
+    ids = _ids(world, users)
+    rows = slice(ids[0], ids[-1] + 1)
+    eaten = state.consumed[rows] / np.maximum(state.n_consumed[rows], 1)[:, None]
+    shock = normal(world.seed, Purpose.DRIFT, ids[:, None], day, np.arange(c.dims)).astype(np.float32)
+    state.taste[rows] += (
+        np.float32(c.drift_return) * (world.user_taste[rows] - state.taste[rows])
         + np.float32(c.drift_consumed) * eaten
         + np.float32(c.drift_sd) * shock
     )
-    _new_interests(world, state, day)
-    today = state.active_today
-    state.day_satisfaction[:] = 0.7 * state.day_satisfaction + 0.3 * np.where(today, state.satisfaction, 0.0)
-    state.active_days[:] = np.column_stack((today, state.active_days[:, :2]))
-    state.satiation[:] *= np.float32(0.5)
-    state.consumed[:] = 0
-    state.n_consumed[:] = 0
-    state.active_today[:] = False
+    _new_interests(world, state, day, ids)
+    today = state.active_today[rows]
+    pleased = np.where(today, state.satisfaction[rows], 0.0)
+    state.day_satisfaction[rows] = 0.7 * state.day_satisfaction[rows] + 0.3 * pleased
+    state.active_days[rows] = np.column_stack((today, state.active_days[rows, :2]))
+    state.satiation[rows] *= np.float32(0.5)
+    state.consumed[rows] = 0
+    state.n_consumed[rows] = 0
+    state.active_today[rows] = False
 
 
-def _new_interests(world: "World", state: "State", day: int) -> None:
+def _new_interests(world: "World", state: "State", day: int, users: Ids) -> None:
     """Once in a while a user falls for a new tag; the pull to the old tastes lets it fade again."""
     c = world.constants
-    users = np.arange(world.n_users)
     caught = users[uniform(world.seed, Purpose.NEW_INTEREST, users, day) < c.new_interest]
     tag = (uniform(world.seed, Purpose.NEW_INTEREST_TAG, caught, day) * world.n_tags).astype(np.int64)
     state.taste[caught] += np.float32(c.taste_sd) * world.tag_vector[tag]
+
+
+def _ids(world: "World", users: range | None) -> Ids:
+    return np.arange(world.n_users) if users is None else np.arange(users.start, users.stop)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """State: what changes in one life of the world. One row a user; a life is one State."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -42,20 +42,20 @@ class State:
     n_follows: NDArray[np.int64]
 
     @classmethod
-    def start(cls, world: "World") -> Self:
-        """The state at the first midnight: rested, with the history of the world rolled into the plays."""
+    def blank(cls, world: "World") -> Self:
+        """Nothing known of anybody: memory is used for the rows that are written alone."""
         n, d, tags = world.n_users, world.item_vector.shape[1], world.n_tags
-        state = cls(
-            taste=world.user_taste.copy(),
+        return cls(
+            taste=np.zeros((n, d), np.float32),
             short=np.zeros((n, d), np.float32),
             satiation=np.zeros((n, tags), np.float32),
-            last_tag=np.full(n, tags, np.int32),
+            last_tag=np.zeros(n, np.int32),
             satisfaction=np.zeros(n),
             day_satisfaction=np.zeros(n),
             consumed=np.zeros((n, d), np.float32),
             n_consumed=np.zeros(n, np.float32),
             active_today=np.zeros(n, np.bool_),
-            active_days=rhythm.past_days(world),
+            active_days=np.zeros((n, 3), np.int8),
             shown=np.zeros((n, SHOWN), np.int32),
             n_shown=np.zeros(n, np.int64),
             plays=np.zeros((n, PLAYS), np.int32),
@@ -63,8 +63,20 @@ class State:
             follows=np.zeros((n, FOLLOWS), np.int32),
             n_follows=np.zeros(n, np.int64),
         )
+
+    @classmethod
+    def start(cls, world: "World") -> Self:
+        """The state at the first midnight: rested, with the history of the world rolled into the plays."""
+        state = cls.blank(world)
+        state.taste[:] = world.user_taste
+        state.last_tag[:] = world.n_tags
+        state.active_days[:] = rhythm.past_days(world)
         state._remember(world)
         return state
+
+    def copy(self) -> Self:
+        """Another life that has been the same so far."""
+        return type(self)(**{field.name: getattr(self, field.name).copy() for field in fields(self)})
 
     def histories(self, users: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n, PLAYS) last plays, oldest first, left-aligned, 0 after the end."""

@@ -31,6 +31,9 @@ Command = Callable[..., Result]
         (["--seed", "-1"], ["seed is -1"]),
         (["--stage", "ranking"], ["ranking", "retrieval, feed"]),
         (["--device", "tpu"], ["tpu"]),
+        (["--retrain", "daily"], ["'daily'", "frozen, own, pooled"]),
+        (["--retrain-epochs", "1"], ["retrain-epochs is 1", "2 or more"]),
+        (["--explore", "101"], ["explore is 101", "0 to 100"]),
         (["--log", "no/such/log"], ["no/such/log"]),
     ],
 )

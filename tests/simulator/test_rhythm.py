@@ -5,6 +5,7 @@ import pytest
 
 from simulator import behavior, constants
 from simulator.rhythm import SESSIONS_PER_DAY
+from simulator.sessions import Sessions
 from simulator.state import State
 from simulator.world import World
 from warehouse.events import DAY_MS
@@ -100,3 +101,20 @@ def test_a_night_pulls_tastes_back_and_counts_the_day(world: World) -> None:
     assert np.array_equal(state.active_days[:, 1:], before[:, :2])
     assert state.satiation[7, 0] == 0.5
     assert not state.active_today.any()
+
+
+def test_draws_made_ahead_are_those_of_each_request(world: World) -> None:
+    """`Sessions.foresee` draws for all requests that one `begin` serves."""
+    state = State.start(world)
+    sessions = Sessions(world.n_users)
+    users = np.arange(0, 3000, 3)
+    sessions.start(users, users + 7, users * 0)
+    sessions.prepare(users)
+    sessions.foresee(world, users)
+    for request in range(3):
+        number, luck = np.full(len(users), request), sessions.luck(users)
+        elapsed = number * 60_000
+        plain = behavior.stays(world, state, users, users + 7, number, elapsed)
+        assert (behavior.goes_on(world, state, users, elapsed, luck) == plain).all()
+        assert (luck.gap_ms == behavior.gaps(world, users, users + 7, number)).all()
+        sessions.show(users, np.zeros((len(users), 6), np.int64))

@@ -1,0 +1,136 @@
+"""A recorded run as logged bandit data: one Parquet row for each feed, with propensities and rewards.
+
+For off-policy evaluation and learning with other tools. A row tells who was served when, in which context,
+the slate as it was shown, how likely each choice was, and what came of it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from warehouse.events import DAY_MS, Kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from warehouse.store import Warehouse
+
+HISTORY = 50
+"""Last plays before a feed, the most that models see."""
+
+REWARDS = tuple(kind.name for kind in Kind if kind not in (Kind.impression, Kind.session))
+"""Columns of 0 and 1 beside `watch_s`, one value for each video of the slate."""
+
+
+def export(place: Path, out: Path) -> int:
+    """Write the feeds of a run folder or database to a Parquet file; returns how many.
+
+    Columns: user, session, request, served_ms, day, hour, arm (null before the experiment), history (the last
+    50 plays, oldest first, 0 before the first), and a list each, by position: slate, propensity (null where
+    the chooser was deterministic), watch_s and REWARDS. Of a feed during which the run ended, the views that
+    were over are there. Raises LookupError without a database, ValueError where `out` is there already.
+    """
+    import pyarrow.parquet as pq
+
+    from warehouse.store import Warehouse
+
+    database = place / "events.duckdb" if place.is_dir() else place
+    if not database.exists():
+        raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
+    if out.exists():
+        raise ValueError(f"{out} is there already; give another --out or remove it")
+    if not out.parent.is_dir():
+        raise ValueError(f"no folder {out.parent} for {out.name}; create it first")
+    partial = out.with_name(out.name + ".partial")
+    n_rows, writer = 0, None
+    with Warehouse.open(database, read_only=True) as warehouse:
+        for table in _days(warehouse):
+            writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
+            writer.write_table(table)
+            n_rows += table.num_rows
+    if writer is None:
+        raise LookupError(f"{database} has no impressions; run an experiment first")
+    writer.close()
+    partial.replace(out)
+    return n_rows
+
+
+def _days(warehouse: "Warehouse") -> "Iterator[pa.Table]":
+    """The feeds of each day that has any."""
+    impression = int(Kind.impression)
+    first, last = (
+        warehouse.sql(
+            f"SELECT min(ts - value) // {DAY_MS} AS first, max(ts - value) // {DAY_MS} AS last "
+            f"FROM events WHERE kind = {impression}"
+        )[name][0].as_py()
+        for name in ("first", "last")
+    )
+    if first is None:
+        return
+    plays = _Plays(warehouse)
+    for day in range(int(first), int(last) + 1):
+        table = warehouse.sql(_feeds(day))
+        if table.num_rows:
+            history = plays.before(table["user"].to_numpy(), table["served_ms"].to_numpy())
+            yield table.add_column(table.column_names.index("slate"), "history", _lists(history))
+
+
+def _feeds(day: int) -> str:
+    """The SELECT of a day's feeds. A feed lasts less than a day, so rows of two days are looked at; of a feed
+    of the day before, the first view is not among them."""
+    kinds = ", ".join(f'CAST(bool_or(kind = {int(Kind[name])}) AS TINYINT) AS "{name}"' for name in REWARDS)
+    lists = ", ".join(f'list("{name}" ORDER BY position) AS "{name}"' for name in ("watch_s", *REWARDS))
+    begin, end = day * DAY_MS, (day + 1) * DAY_MS
+    key = '"user", session, request'
+    return f"""
+        WITH views AS (
+            SELECT {key}, position, max(item) AS item,
+                   max(ts - value) FILTER (WHERE kind = {int(Kind.impression)}) AS begin_ms,
+                   max(value) FILTER (WHERE kind = {int(Kind.impression)}) / 1000 AS watch_s, {kinds}
+            FROM events WHERE position >= 0 AND session >= 0 AND ts >= {begin} AND ts < {end + DAY_MS}
+            GROUP BY {key}, position
+        ), feeds AS (
+            SELECT {key}, min(begin_ms) AS served_ms, list(item ORDER BY position) AS slate,
+                   list(ppb / 1e9 ORDER BY position) AS propensity, {lists}
+            FROM views LEFT JOIN propensities USING ({key}, position, item)
+            WHERE begin_ms IS NOT NULL GROUP BY {key} HAVING min(position) = 0
+        ), first AS (
+            SELECT "user", min(arm) AS arm, min(first_ts) AS first_ts FROM exposures GROUP BY "user"
+        )
+        SELECT feeds."user", session, request, served_ms, served_ms // {DAY_MS} AS day,
+               CAST(served_ms % {DAY_MS} // 3600000 AS TINYINT) AS hour,
+               CASE WHEN served_ms >= first_ts THEN arm END AS arm,
+               feeds.* EXCLUDE ({key}, served_ms)
+        FROM feeds LEFT JOIN first USING ("user")
+        WHERE served_ms >= {begin} AND served_ms < {end} ORDER BY served_ms, feeds."user"
+    """
+
+
+class _Plays:
+    """All plays, by user and time."""
+
+    def __init__(self, warehouse: "Warehouse") -> None:
+        log = warehouse.interactions()
+        self._users, self._items, ts = (log[name].to_numpy() for name in ("user", "item", "ts"))
+        self._first, self._last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
+        self._keys = self._key(self._users, ts)
+
+    def before(self, users: Any, ts: Any) -> Any:
+        """(n, HISTORY) the last plays of each user before a moment, oldest first, 0 before the first."""
+        end = np.searchsorted(self._keys, self._key(users, ts))
+        place = end[:, None] - HISTORY + np.arange(HISTORY)
+        known = place >= np.searchsorted(self._users, users)[:, None]
+        return np.where(known, self._items[np.where(known, place, 0)], 0).astype(np.int32)
+
+    def _key(self, users: Any, ts: Any) -> Any:
+        """One number for a user and a time, in their order."""
+        span = self._last - self._first + 1
+        return users * (span + 1) + np.clip(ts - self._first, 0, span)
+
+
+def _lists(rows: Any) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])

@@ -1,0 +1,157 @@
+"""What each arm serves on each day: its model as trained by then, and its share of new videos.
+
+At the midnights of the experiment the arms stay frozen, or go on learning from what was recorded so far: from
+the warm-up and the days of their own users (`own`), or of all users (`pooled`). Both arms have the same seed,
+budget and midnight. With `explore`, a slot of a feed is given to a new video with that chance: models do not
+know it yet, and it would never be shown.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abtest.arms import ArmFeed
+from abtest.checkpoints import Trained, fit_model
+from abtest.settings import Plan
+from warehouse.events import DAY_MS, Kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from baselines.base import Ids, Interactions, State
+    from simulator.shards import Service
+    from simulator.world import World
+    from warehouse.store import Warehouse
+
+NEW_BELOW = 100
+"""A video is new until it has been shown so often."""
+
+
+class Serving:
+    """The arms of an experiment, day by day. `trainings` lists what was learned from, for the manifest."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        world: "World",
+        warehouse: "Warehouse",
+        folder: Path,
+        ranker: Any,
+        trained: dict[str, Trained],
+    ) -> None:
+        self._plan, self._world, self._warehouse, self._folder = plan, world, warehouse, folder
+        self._ranker = ranker
+        self._models = [trained[arm.model] for arm in plan.experiment.arms]
+        self._first = self._day = plan.settings.warmup_days
+        self._users_arm = plan.experiment.assign(np.arange(world.n_users))
+        self._service: Service | None = None
+        self.trainings: list[dict[str, Any]] = []
+
+    def feeds(self) -> list[ArmFeed]:
+        """The arms as they are now, without exploration."""
+        stage = self._plan.settings.stage
+        return [ArmFeed(model.recommender, self._ranker, stage=stage) for model in self._models]
+
+    def service(self, day: int) -> "Service":
+        """The service on a day; days must be asked for in their order."""
+        settings = self._plan.settings
+        while self._day < day:
+            self._day += 1
+            if settings.retrain != "frozen":
+                self._retrain(self._day)
+                self._service = None
+        if self._service is None or settings.explore:
+            self._service = self._new_service(day)
+        return self._service
+
+    def _new_service(self, day: int) -> "Service":
+        from simulator.shards import Service
+
+        share = self._plan.settings.explore / 100
+        feeds: list[Any] = self.feeds()
+        if share:
+            new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
+            feeds = [Exploring(feed, share, new, self._world.seed) for feed in feeds]
+        experiment = self._plan.experiment
+        return Service(
+            self._world, feeds, self._users_arm, experiment.name, [arm.name for arm in experiment.arms]
+        )
+
+    def _retrain(self, day: int) -> None:
+        settings, world = self._plan.settings, self._world
+        log = self._warehouse.interactions(day * DAY_MS)
+        learned: dict[str, Trained] = {}
+        models = []
+        for index, (arm, model) in enumerate(zip(self._plan.experiment.arms, self._models, strict=True)):
+            rows = learned_from(log, settings.retrain, index, self._users_arm, self._first * DAY_MS)
+            data = as_interactions(log.filter(rows), world)
+            same = f"{arm.model} {model.key} {data.content_hash()}"
+            if same not in learned:
+                learned[same] = fit_model(arm.model, data, settings, self._folder, _silent, start=model)
+            models.append(learned[same])
+            self.trainings.append(
+                {"day": day, "arm": arm.name, "interactions": len(data), "model": learned[same].key}
+            )
+        self._models = models
+
+
+def learned_from(
+    log: "pa.Table", mode: str, arm: int, arm_of_user: NDArray[np.integer], start_ts: int
+) -> NDArray[np.bool_]:
+    """Which interactions an arm learns from: those before the experiment, and its own or everybody's."""
+    mine = arm_of_user[log["user"].to_numpy()] == arm
+    return (log["ts"].to_numpy() < start_ts) | mine | (mode == "pooled")
+
+
+def as_interactions(log: "pa.Table", world: "World") -> "Interactions":
+    """What the warehouse recorded, as models learn from it."""
+    from baselines.base import Interactions
+
+    users, items, times = (log[name].to_numpy() for name in ("user", "item", "ts"))
+    return Interactions.from_arrays(users, items, times, world.n_users, world.n_items)
+
+
+def new_items(warehouse: "Warehouse", n_items: int, before: int) -> NDArray[np.int64]:
+    """Videos that were shown less than NEW_BELOW times before a moment."""
+    counted = warehouse.sql(
+        f"SELECT item FROM events WHERE kind = {int(Kind.impression)} AND ts < {before}"
+        f" GROUP BY item HAVING count(*) >= {NEW_BELOW}"
+    )
+    return np.setdiff1d(np.arange(1, n_items + 1), counted["item"].to_numpy())
+
+
+class Exploring:
+    """A feed in which each slot shows, with a fixed chance, a new video in place of the arm's choice."""
+
+    def __init__(self, feed: ArmFeed, share: float, new: "Ids", seed: int) -> None:
+        self.feed, self.share, self.new, self.seed = feed, share, new, seed
+
+    def begin(self, users: "Ids", histories: "Ids", shown: "Ids", ts_ms: "Ids") -> "State":
+        return self.feed.begin(users, histories, shown, ts_ms)
+
+    def serve(
+        self, users: "Ids", memory: "State", sessions: "Ids", requests: "Ids", since: "Ids", ts_ms: "Ids",
+        k: int = 6,
+    ) -> "tuple[Ids, Ids | None]":  # fmt: skip
+        """The arm's feed with new videos in some slots; a video that is in the feed already, or was shown
+        since the session was begun, is not put there again."""
+        from simulator.randomness import Purpose, unit, words
+
+        served, chances = self.feed.serve(users, memory, sessions, requests, since, ts_ms, k)
+        if not len(self.new):
+            return served, chances
+        slot = requests[:, None] * k + np.arange(k)
+        luck = unit(words(self.seed, Purpose.EXPLORATION, users[:, None], sessions[:, None], slot))
+        drawn = self.new[(luck[1] * len(self.new)).astype(np.int64)]
+        explores = (luck[0] < self.share) & (served > 0)
+        for column in range(k):
+            item = drawn[:, column, None]
+            free = explores[:, column] & ~(served == item).any(1) & ~(since == item).any(1)
+            served[free, column] = drawn[free, column]
+        return served, chances
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """A retraining has no line of its own in the progress."""

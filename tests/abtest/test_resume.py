@@ -1,0 +1,138 @@
+"""`kill -9` at any moment, then `abtest run --resume`: the same events and the same report."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from click.testing import Result
+
+from warehouse.events import EVENT_KEY
+
+Command = Callable[..., Result]
+
+FLAGS = ["--arms", "a=baselines.poprec:PopRec,b=baselines.poprec:PopRec", "--stage", "feed"]
+FLAGS += ["--retrain", "own", "--explore", "10"]
+FLAGS += ["--users", "120", "--warmup-days", "1", "--days", "2", "--threads", "1", "--quiet"]
+DAY_DONE = "midnights/live-00001"
+"""The first day of the experiment has been lived."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, abtest: Command) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "whole"
+    result = abtest("run", *FLAGS, "--out", str(folder))
+    assert result.exit_code in (0, 3), result.output
+    return folder
+
+
+def killed(folder: Path, *, when: Callable[[], bool], after_s: float = 0.0) -> int:
+    """Start the run in a process of its own and kill it as soon as `when()`; its return code."""
+    command = [
+        sys.executable,
+        "-c",
+        "from abtest.cli import main; main()",
+        "run",
+        *FLAGS,
+        "--out",
+        str(folder),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not when():
+        time.sleep(0.005)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def read(folder: Path) -> tuple[dict[str, Any], str, str]:
+    """The report without its clock, the event hash, and a fingerprint of all other rows."""
+    document = json.loads((folder / "report.json").read_text())
+    steady = {key: value for key, value in document.items() if key != "timings"}
+    with duckdb.connect(str(folder / "events.duckdb"), read_only=True) as db:
+        keys = ", ".join(EVENT_KEY)
+        (doubled,) = db.execute(f"SELECT count(*) - count(DISTINCT ({keys})) FROM events").fetchone() or (1,)
+        assert doubled == 0
+        rows = [
+            db.execute(f"SELECT bit_xor(hash(t)), count(*) FROM {table} t").fetchone()
+            for table in ("exposures", "propensities", "users", "items")
+        ]
+    return steady, json.loads((folder / "manifest.json").read_text())["event_hash"], repr(rows)
+
+
+def resumed(folder: Path, abtest: Command, *flags: str) -> Result:
+    return abtest("run", "--resume", str(folder), "--quiet", *flags)
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "cut-off"
+    assert killed(folder, when=(folder / DAY_DONE).exists) == -signal.SIGKILL
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--users", "130"], ["began with users 120, not 130"]),
+        (["--workers", "2"], ["began with workers 1, not 2"]),
+        (["--arms", "poprec,comirec"], ["began with arms"]),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    cut_off: Path, abtest: Command, flags: list[str], words: list[str]
+) -> None:
+    result = resumed(cut_off, abtest, *flags)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_a_run_is_not_resumed_by_other_code(cut_off: Path, abtest: Command) -> None:
+    manifest = cut_off / "manifest.json"
+    began = manifest.read_text()
+    document = json.loads(began)
+    manifest.write_text(json.dumps({**document, "code": "0" * 32}))
+    result = resumed(cut_off, abtest)
+    manifest.write_text(began)
+    assert result.exit_code == 2
+    assert "the code of the run" in result.stderr
+
+
+def test_a_killed_run_resumes_to_the_same_events_and_report(
+    uninterrupted: Path, cut_off: Path, abtest: Command
+) -> None:
+    result = resumed(cut_off, abtest)
+    assert result.exit_code in (0, 3), result.output
+    assert read(cut_off) == read(uninterrupted)
+    assert not list(cut_off.glob("midnights*")), "a finished run keeps no midnights"
+    again = resumed(cut_off, abtest)
+    assert again.exit_code == 2
+    assert "is finished" in again.stderr
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path, abtest: Command) -> None:
+    result = abtest("run", "--resume", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no run to resume" in result.stderr
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(
+    tmp_path: Path, uninterrupted: Path, abtest: Command
+) -> None:
+    luck = random.Random(20)
+    for number in range(10):
+        folder = tmp_path / f"cut-{number}"
+        killed(folder, when=(folder / "manifest.json").exists, after_s=luck.uniform(0.0, 1.5))
+        if not json.loads((folder / "manifest.json").read_text()).get("finished"):
+            result = resumed(folder, abtest)
+            assert result.exit_code in (0, 3), result.output
+        assert read(folder) == read(uninterrupted), number
