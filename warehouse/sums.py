@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from warehouse.events import DAY_MS, LATE
+from warehouse.events import DAY_MS, LATE, day_name
 from warehouse.panel import Ask, Pair
 from warehouse.queries import Window
 
@@ -260,11 +260,6 @@ class PanelSums:
             )
             for pair in self.ask.products
         }
-
-
-def day_name(column: str, k: int) -> str:
-    """The name of a column's total of the k-th day since exposure."""
-    return f"{column}@{k}"
 
 
 def read(

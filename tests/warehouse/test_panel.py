@@ -6,10 +6,9 @@ from itertools import combinations_with_replacement, product
 import pyarrow as pa
 import pytest
 
-from warehouse.events import DAY_MS, LATE, PRE
+from warehouse.events import DAY_MS, LATE, PRE, day_name
 from warehouse.queries import Activity
 from warehouse.store import Moments, PanelSums, Warehouse
-from warehouse.sums import day_name
 
 Make = Callable[..., pa.Table]
 DAYS = 5

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 
-from warehouse.events import DAY_MS, PRE
+from warehouse.events import DAY_MS
 from warehouse.logs import contents, exposure, panel
 from warehouse.logs.central import central_moments, central_sums
 from warehouse.logs.columns import Column, LogMapping
@@ -309,27 +309,6 @@ class EventLog:
         except OverflowError as error:
             raise ValueError(f"values of the log are too large to be squared and summed: {error}") from error
         return _complete(found.values(), windows, exposed)
-
-    def pre_period(
-        self,
-        span: Span,
-        totals: Sequence[Total],
-        pairs: Iterable[Pair],
-        exposed: UserCounts,
-        pre_days: int,
-    ) -> list[Moments]:
-        """The same of the days before the start, of the same users: window (0, 0)."""
-        past = [replace(total, name=PRE + total.name) for total in totals]
-        named = {(PRE + a, PRE + b): (a, b) for a, b in pairs}
-        rows = self.moments(span, [(1, span.days)], [], named, exposed, past=past, pre_days=pre_days)
-        return [
-            row._replace(
-                window=Window(0, 0),
-                sums={total.name: row.sums.get(PRE + total.name, 0) for total in totals},
-                products={pair: row.products.get(name, 0) for name, pair in named.items()},
-            )
-            for row in rows
-        ]
 
     # Steps
 
