@@ -189,7 +189,13 @@ def study_of(
     }
     past = tuple(total for total in past if total.how != "sum" or total.column not in bad)
     return Study(
-        experiment, replace(span, days=seen_days), tuple(metrics), totals, past, unusable, declaration.pre_days
+        experiment,
+        replace(span, days=seen_days),
+        tuple(metrics),
+        totals,
+        past,
+        unusable,
+        declaration.pre_days,
     )
 
 

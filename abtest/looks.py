@@ -122,9 +122,7 @@ def looks_of(
     if last not in days:
         return None
     information = (
-        _information(
-            days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days]
-        )
+        _information(days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days])
         if last == planned_days
         else [day / planned_days for day in days]
     )

@@ -85,7 +85,9 @@ def columns_of(metrics: Iterable[Metric]) -> list[str]:
 
 def products_of(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
     """Pairs of columns whose products variances need, each once: squares, and numerator by denominator."""
-    pairs = [pair for metric in metrics for pair in combinations_with_replacement(dict.fromkeys(metric.columns), 2)]
+    pairs = [
+        pair for metric in metrics for pair in combinations_with_replacement(dict.fromkeys(metric.columns), 2)
+    ]
     return list({frozenset(pair): pair for pair in pairs}.values())
 
 

@@ -14,21 +14,21 @@ from abtest.estimates import NOBODY, measure, plain_estimate
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import form_covariance, linearised
-from abtest.stats.means import Estimate, compare
+from abtest.stats.means import Comparison, Estimate, compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS
 from warehouse.events import day_name
 
 ONE_DAY = "no user can have had two days"
-NO_VALUE = "the metric has no value on a day since exposure"
+NO_LIFT = "the lift of day {k} since exposure has no interval"
 
 
 @dataclass(frozen=True)
 class Trend:
-    """The slope of a goal's difference over days 1 to `days` since exposure, of the users who can have had all.
+    """The slope of a goal's lift over days 1 to `days` since exposure, of the users who can have had all.
 
-    `slope` is the change of the difference from a day to the next, by least squares, `slope_lift` the same over
-    the control's mean of a day. The standard error takes the correlation of a user's days into account.
+    `slope` is the change of the lift from a day to the next, by least squares, as a fraction. Lifts, as day 1 is
+    a shorter day. The standard error is of the delta method, with the correlation of a user's days.
     """
 
     metric: str
@@ -38,7 +38,6 @@ class Trend:
     n_treatment: int
     slope: float | None
     slope_ci: tuple[float, float] | None
-    slope_lift: float | None
     p: float | None
     p_adjusted: float | None
     level: float
@@ -101,43 +100,36 @@ def novelty_of(
     return Novelty(tuple(effects), tuple(_trends(course, experiment, goals)))
 
 
-def _trends(
-    course: dict[str, MomentsRow], experiment: Experiment, goals: Sequence[Metric]
-) -> list[Trend]:
+def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequence[Metric]) -> list[Trend]:
     if not course:
         return []
     days = next(iter(course.values())).window[1]
-    nobody = Moments(0, {}, {})
     arms = {
-        arm.name: Moments(course[arm.name].n, course[arm.name].sums, course[arm.name].products)
-        if arm.name in course
-        else nobody
+        arm.name: Moments(row.n, row.sums, row.products) if (row := course.get(arm.name)) else NOBODY
         for arm in experiment.arms
     }
+    control = arms[experiment.control]
     tests = [(arm.name, metric) for arm in experiment.treatments for metric in goals]
-    slopes = {
-        (arm, metric.name): _slope(moments, metric, days) for arm, moments in arms.items() for metric in goals
-    }
-    pairs = [(slopes[experiment.control, metric.name], slopes[arm, metric.name]) for arm, metric in tests]
-    p_values = [compare(*pair).p if days > 1 else None for pair in pairs]
+    slopes = [_slope(control, arms[arm], metric, days) for arm, metric in tests]
+    p_values = [None if isinstance(slope, str) else compare(*slope).p for slope in slopes]
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     found = []
-    for (arm, metric), pair, adjusted in zip(tests, pairs, corrected, strict=True):
-        slope = compare(*pair, alpha=adjusted.alpha)
-        mean = _mean_of_a_day(arms[experiment.control], metric, days)
-        reason = ONE_DAY if days == 1 else None if slope.p is not None else slope.reason or NO_VALUE
-        is_known = reason is None and slope.difference is not None
+    for (arm, metric), slope, adjusted in zip(tests, slopes, corrected, strict=True):
+        if isinstance(slope, str):
+            tested, reason = Comparison(), slope
+        else:
+            tested = compare(*slope, alpha=adjusted.alpha)
+            reason = None if tested.p is not None else tested.reason
         found.append(
             Trend(
                 metric.name,
                 arm,
                 days,
-                pair[0].n,
-                pair[1].n,
-                slope.difference if is_known else None,
-                slope.difference_ci if is_known else None,
-                slope.difference / abs(mean) if is_known and mean and slope.difference is not None else None,
-                slope.p if is_known else None,
+                control.n,
+                arms[arm].n,
+                tested.difference,
+                tested.difference_ci,
+                tested.p,
                 adjusted.p_adjusted,
                 1 - adjusted.alpha,
                 reason,
@@ -146,28 +138,40 @@ def _trends(
     return found
 
 
-def _slope(course: Moments, metric: Metric, days: int) -> Estimate:
-    """The least-squares slope of an arm's metric over its days, and its variance from the users' days."""
-    centre = Fraction(days + 1, 2)
-    total = sum((k - centre) ** 2 for k in range(1, days + 1)) or Fraction(1)
-    value, form = Fraction(0), dict[str, Fraction]()
+def _slope(control: Moments, treated: Moments, metric: Metric, days: int) -> tuple[Estimate, Estimate] | str:
+    """The slope of the lifts T_k / C_k - 1 as the difference of two independent parts, or why there is none.
+
+    T_k and C_k vary with weights w_k / C_k and -w_k T_k / C_k^2 around their values.
+    """
+    if days == 1:
+        return ONE_DAY
+    centre = (days + 1) / 2
+    total = sum((k - centre) ** 2 for k in range(1, days + 1))
+    slope = 0.0
+    weights: tuple[list[float], list[float]] = [], []
     for k in range(1, days + 1):
-        weight = (k - centre) / total
+        of_day, weight = _of_day(metric, k), (k - centre) / total
+        c, t = (plain_estimate(moments, of_day) for moments in (control, treated))
+        if c.value is None or t.value is None or compare(c, t).lift_ci is None:
+            return NO_LIFT.format(k=k)
+        slope += weight * t.value / c.value
+        weights[0].append(weight * t.value / c.value**2)
+        weights[1].append(weight / c.value)
+    parts = [
+        _variance(moments, metric, of_arm)
+        for moments, of_arm in zip((control, treated), weights, strict=True)
+    ]
+    return Estimate(control.n, 0.0, parts[0]), Estimate(treated.n, slope, parts[1])
+
+
+def _variance(course: Moments, metric: Metric, weights: Sequence[float]) -> float:
+    """Of the weighted sum of an arm's values of its days."""
+    form: dict[str, Fraction] = {}
+    for k, weight in enumerate(weights, start=1):
         of_day = _of_day(metric, k)
-        estimate = plain_estimate(course, of_day) if course.n else None
-        if estimate is None or estimate.value is None:
-            return Estimate(course.n, None, None)
-        value += weight * Fraction(estimate.value)
         for name, factor in linearised(course, of_day.numerator, of_day.denominator, metric.scale).items():
-            form[name] = form.get(name, Fraction(0)) + weight * factor
-    variance = float(form_covariance(course, form, form) / course.n) if course.n > 1 else None
-    return Estimate(course.n, float(value), variance)
-
-
-def _mean_of_a_day(course: Moments, metric: Metric, days: int) -> float | None:
-    values = [plain_estimate(course, _of_day(metric, k)).value for k in range(1, days + 1)] if course.n else []
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+            form[name] = form.get(name, Fraction(0)) + Fraction(weight) * factor
+    return float(form_covariance(course, form, form) / course.n)
 
 
 def _of_day(metric: Metric, k: int) -> Metric:

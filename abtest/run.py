@@ -283,7 +283,9 @@ def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Exp
         return experiment
     last = last_full_day({day: n for day, (n, _) in rows.items()}, last_ts, settings["start_ts"])
     if not last and experiment.days > 1:
-        raise ValueError(f"experiment {experiment.name!r} is in its first day; analyse it when the day is over")
+        raise ValueError(
+            f"experiment {experiment.name!r} is in its first day; analyse it when the day is over"
+        )
     return experiment.until(last or 1)
 
 
@@ -312,9 +314,7 @@ def _events_by_day(warehouse: "Warehouse", days: int, start_ts: int) -> dict[int
     return {row["day"]: (row["n"], row["last"]) for row in rows}
 
 
-def health_of_run(
-    warehouse: "Warehouse", settings: dict[str, Any], segments: "SegmentRows"
-) -> "list[Check]":
+def health_of_run(warehouse: "Warehouse", settings: dict[str, Any], segments: "SegmentRows") -> "list[Check]":
     """The checks of a recorded run beyond its totals: assignment, users by day and segment, each day's events."""
     from abtest import health
     from abtest.checks import check_sample_ratio
@@ -369,7 +369,9 @@ def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "A
     if request.mapping is not None or request.config is not None:
         analysis = analyse_log(request)
     elif request.segments is not None:
-        raise ValueError("--segments are columns of an event log, which needs --map; a run has its own segments")
+        raise ValueError(
+            "--segments are columns of an event log, which needs --map; a run has its own segments"
+        )
     elif len(request.places) > 1 or "://" in request.places[0]:
         raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
     else:

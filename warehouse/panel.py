@@ -222,4 +222,3 @@ def _with_stars(days: sa.FromClause, ask: Ask) -> sa.FromClause:
         )  # of the days before
         stars.append(sa.case((sa.func.coalesce(so_far, 0) == 0, x), else_=0).label(f"x{place}"))
     return sa.select(*days.c, *stars).cte("days_with_stars")
-

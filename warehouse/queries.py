@@ -232,7 +232,12 @@ def panel_members(
     """
     users = analysed(experiment).cte("analysed")
     exposed = users.c.first_ts < _end(start_ts, days)
-    columns = [users.c.user, users.c.arm, users.c.first_ts, day_of(users.c.first_ts, start_ts).label("cohort_ts")]
+    columns = [
+        users.c.user,
+        users.c.arm,
+        users.c.first_ts,
+        day_of(users.c.first_ts, start_ts).label("cohort_ts"),
+    ]
     if not before:
         return sa.select(*columns).where(exposed)
     past = before_start(users, start_ts, pre_days, before).cte("before")

@@ -89,7 +89,9 @@ class PanelSums:
         found = []
         for window in (Window(*given) for given in windows):
             if self.ask.anys and 1 < window.first_day < window.last_day:
-                raise ValueError(f"window {tuple(window)} of a total of any day begins on day 1, or is one day")
+                raise ValueError(
+                    f"window {tuple(window)} of a total of any day begins on day 1, or is one day"
+                )
             for arm in self.arms:
                 found.append(self._moments(arm, window, window.last_day, lambda cohort, w=window: w))
         return found
@@ -132,7 +134,10 @@ class PanelSums:
         """For each group the moments of all days by its value and arm."""
         window = Window(1, self.ask.n_days)
         return [
-            {value: [self._of_totals(arm, window, row) for arm, row in sorted(arms.items())] for value, arms in g.items()}
+            {
+                value: [self._of_totals(arm, window, row) for arm, row in sorted(arms.items())]
+                for value, arms in g.items()
+            }
             for g in self.groups
         ]
 
@@ -332,4 +337,3 @@ def _over(value: int, *factors: Fraction | None) -> Number:
         if factor is not None:
             value = value / factor  # type: ignore[assignment]
     return value
-

@@ -206,5 +206,3 @@ def test_bad_requests_are_refused(busy: Warehouse) -> None:
         busy.panel("feed", DAYS, columns=["n_play"], products=[("n_play", "n_like")])
     with pytest.raises(ValueError, match="pre_days is 0"):
         busy.panel("feed", DAYS, columns=["n_play"], products=[("pre_n_play", "n_play")])
-
-

@@ -372,9 +372,7 @@ class EventLog:
             of_users = rows(of_members(who, ask, ("arm", "cohort_ts")))
             if not totals:
                 return read(ask, of_users, [], [], grouped, factors)
-            return read(
-                ask, of_users, rows(of_days(days, ask)), rows(crossed(days, ask)), grouped, factors
-            )
+            return read(ask, of_users, rows(of_days(days, ask)), rows(crossed(days, ask)), grouped, factors)
 
     @contextmanager
     def _relations(
@@ -441,13 +439,15 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _complete(
-    found: Iterable[Moments], windows: Sequence[Window], exposed: UserCounts
-) -> list[Moments]:
+def _complete(found: Iterable[Moments], windows: Sequence[Window], exposed: UserCounts) -> list[Moments]:
     """By window and arm, an arm of nobody in the window among them."""
     rows = {(row.window, row.arm): row for row in found}
     any_row = next(iter(rows.values()), None)
-    nothing = ({}, {}) if any_row is None else (dict.fromkeys(any_row.sums, 0), dict.fromkeys(any_row.products, 0))
+    nothing = (
+        ({}, {}) if any_row is None else (dict.fromkeys(any_row.sums, 0), dict.fromkeys(any_row.products, 0))
+    )
     return [
-        rows.get((window, arm), Moments(arm, window, 0, *nothing)) for window in windows for arm in exposed.by_arm()
+        rows.get((window, arm), Moments(arm, window, 0, *nothing))
+        for window in windows
+        for arm in exposed.by_arm()
     ]
