@@ -47,8 +47,8 @@ class Analysis:
     effects: tuple[Effect, ...]
     verdict: Verdict
     goals: tuple[Goal, ...] = ()
-    segments: Segments = Segments()
-    novelty: Novelty = Novelty()
+    segments: Segments = field(default_factory=Segments)
+    novelty: Novelty = field(default_factory=Novelty)
     candidate_overlap: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

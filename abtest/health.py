@@ -138,7 +138,7 @@ def check_days(experiment: Experiment, rows_by_day: Mapping[int, int], start_ts:
 def last_full_day(
     rows_by_day: Mapping[int, int], last_ts: int | None, start_ts: int, *, fine: bool = True
 ) -> int:
-    """The last day that is over as far as the log goes: its last event lies near enough to the end of the day.
+    """The last day that is over as far as the log goes: its last event lies near enough to the day's end.
 
     0 where the first day is not over. Of times that are no finer than days (`fine`) the last one counts.
     """

@@ -62,8 +62,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Views:
-    """What `analyse` is given of a log: moments of windows and, where the database can sum exactly, of pairs of
-    looks, segments and days since exposure."""
+    """What `analyse` is given of a log: moments of windows and, where the database can sum exactly, of pairs
+    of looks, segments and days since exposure."""
 
     moments: list["Moments"]
     pairs: Sequence[Any] = ()

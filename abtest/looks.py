@@ -51,7 +51,8 @@ Pairs = Mapping[tuple[str, int, int], Moments]
 class Looks:
     """The looks at a goal of one treatment that could be computed; lists hold one value a look.
 
-    `days`: the last day of each look (of `planned_days`); `p`: its own two-sided p; `p_so_far`: the sequential p after it.
+    `days`: the last day of each look (of `planned_days`); `p`: its own two-sided p; `p_so_far`: the
+    sequential p after it.
     """
 
     method: str

@@ -27,8 +27,8 @@ NO_LIFT = "the lift of day {k} since exposure has no interval"
 class Trend:
     """The slope of a goal's lift over days 1 to `days` since exposure, of the users who can have had all.
 
-    `slope` is the change of the lift from a day to the next, by least squares, as a fraction. Lifts, as day 1 is
-    a shorter day. The standard error is of the delta method, with the correlation of a user's days.
+    `slope` is the change of the lift from a day to the next, by least squares, as a fraction. Lifts, as day 1
+    is a shorter day. The standard error is of the delta method, with the correlation of a user's days.
     """
 
     metric: str
@@ -115,11 +115,7 @@ def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequen
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     found = []
     for (arm, metric), slope, adjusted in zip(tests, slopes, corrected, strict=True):
-        if isinstance(slope, str):
-            tested, reason = Comparison(), slope
-        else:
-            tested = compare(*slope, alpha=adjusted.alpha)
-            reason = None if tested.p is not None else tested.reason
+        tested = Comparison(reason=slope) if isinstance(slope, str) else compare(*slope, alpha=adjusted.alpha)
         found.append(
             Trend(
                 metric.name,
@@ -132,7 +128,7 @@ def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequen
                 tested.p,
                 adjusted.p_adjusted,
                 1 - adjusted.alpha,
-                reason,
+                tested.reason if tested.p is None else None,
             )
         )
     return found

@@ -20,9 +20,9 @@ from warehouse.events import DAY_MS
 if TYPE_CHECKING:
     from abtest.analysis import Analysis, Check
     from abtest.logs import LogRequest
+    from abtest.segments import SegmentRows
     from baselines.ranker import Ranker
     from simulator.world import World
-    from abtest.segments import SegmentRows
     from warehouse.store import Cuts, Moments, PanelSums, Warehouse
 
 OVERLAP_USERS = 512
@@ -315,7 +315,7 @@ def _events_by_day(warehouse: "Warehouse", days: int, start_ts: int) -> dict[int
 
 
 def health_of_run(warehouse: "Warehouse", settings: dict[str, Any], segments: "SegmentRows") -> "list[Check]":
-    """The checks of a recorded run beyond its totals: assignment, users by day and segment, each day's events."""
+    """The checks of a recorded run beyond its totals: assignment, users by day and segment, days' events."""
     from abtest import health
     from abtest.checks import check_sample_ratio
 

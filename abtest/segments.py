@@ -116,19 +116,30 @@ def _tests(effects: Sequence[SegmentEffect], experiment: Experiment) -> list[Seg
         families.setdefault(key, []).append(found.effect)
     tests = []
     for (dimension, treatment, metric), of_segments in families.items():
-        lifts, variances = [], []
-        for effect in of_segments:
-            arms = effect.measured.adjusted
-            variance = lift_variance(arms[effect.control], arms[effect.treatment])
-            if effect.lift is not None and effect.lift_ci is not None and variance:
-                lifts.append(effect.lift)
-                variances.append(variance)
-        q = cochran_q(lifts, variances) if len(lifts) > 1 else None
+        lifts = [pair for pair in map(_lift, of_segments) if pair is not None]
+        q = cochran_q(*zip(*lifts, strict=True)) if len(lifts) > 1 else None
         tests.append((dimension, metric, treatment, len(lifts), q))
     corrected = CORRECTIONS[experiment.correction]([q.p if q else None for *_, q in tests], experiment.alpha)
     return [
-        SegmentTest(*named, q.q, q.df, q.p, adjusted.p_adjusted, None)
-        if q
-        else SegmentTest(*named, None, None, None, None, TOO_FEW)
-        for (*named, q), adjusted in zip(tests, corrected, strict=True)
+        SegmentTest(
+            dimension,
+            metric,
+            treatment,
+            n_segments,
+            q.q if q else None,
+            q.df if q else None,
+            q.p if q else None,
+            adjusted.p_adjusted,
+            None if q else TOO_FEW,
+        )
+        for (dimension, metric, treatment, n_segments, q), adjusted in zip(tests, corrected, strict=True)
     ]
+
+
+def _lift(effect: Effect) -> tuple[float, float] | None:
+    """The lift and its variance, where the lift has an interval."""
+    arms = effect.measured.adjusted
+    variance = lift_variance(arms[effect.control], arms[effect.treatment])
+    if effect.lift is None or effect.lift_ci is None or not variance:
+        return None
+    return effect.lift, variance

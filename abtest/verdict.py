@@ -84,9 +84,8 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
     )
     correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} tests"
     interim = (
-        f" Interim: days 1-{experiment.days} of {experiment.planned_days}; a goal decides only where it crosses the"
-        f" bound of day {experiment.days}, alpha spent by days (a day's share of {experiment.planned_days}); a broken"
-        " guardrail alone does not."
+        f" Interim, days 1-{experiment.days} of {experiment.planned_days}: alpha is spent by days, a goal"
+        " decides only where it crosses the bound of a look, and a broken guardrail alone decides nothing."
         if experiment.is_interim
         else ""
     )

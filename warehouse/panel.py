@@ -2,7 +2,7 @@
 
 Two relations hold it. `members` has a row for each analysed user: user, arm, cohort_ts (the day of the first
 exposure), p0, p1, ... (totals before the experiment) and g0, g1, ... (groups, such as a country). `days` has
-a row for each of them and day with events: user, arm, cohort_ts, day_ts, x0, x1, ... and p0, p1, ....
+a row for each user and day with events: user, day_ts and x0, x1, ....
 
 What follows is summed once, by arm, cohort and day, and every view adds those few rows up (`sums.PanelSums`).
 A product of totals of several days is a sum of products of two days, so each user-day is joined with the same
@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 Pair = tuple[str, str]
+MOST_COHORTS = 62
+"""Days up to which pairs of days are summed by cohort; the sums of more would be too many."""
 MEMBERS, DAYS = "panel_members", "panel_days"
 """The names of the relations where they are kept for several questions."""
 
@@ -43,9 +45,9 @@ class Ask:
     """What to sum over `n_days` days from `start_ts` on.
 
     `columns` are totals of the days; a name of them after `pre_` is the same total before the start.
-    `products` are pairs of either. `anys` are columns of 0 and 1 whose total over several days is 1 where a day
-    has a 1. `wide` are columns whose products may not fit 64 bits; `floats` those that are no whole numbers, which
-    nothing here sums. `n_groups` is the number of groups.
+    `products` are pairs of either. `anys` are columns of 0 and 1 whose total over several days is 1 where a
+    day has a 1. `wide` are columns whose products may not fit 64 bits; `floats` those that are no whole
+    numbers, which nothing here sums. `n_groups` is the number of groups.
     """
 
     start_ts: int
@@ -73,6 +75,11 @@ class Ask:
     def summed(self, name: str) -> str:
         """The name under which a column's total over several days adds up."""
         return star(name) if name in self.anys and self.n_days > 1 else name
+
+    @property
+    def has_cohorts(self) -> bool:
+        """Whether pairs of days are summed by the day of the first exposure."""
+        return self.n_days <= MOST_COHORTS
 
     @property
     def plain(self) -> tuple[Pair, ...]:
@@ -134,34 +141,47 @@ def of_totals(totals: sa.FromClause, ask: Ask, key: Sequence[str]) -> sa.Select:
     )
 
 
-def of_days(days: sa.FromClause, ask: Ask) -> sa.Select:
+def of_days(members: sa.FromClause, days: sa.FromClause, ask: Ask) -> sa.Select:
     """Rows of (arm, cohort_ts, day_ts, sums of `inner`, `inner_mixed` products)."""
     d = _with_stars(days, ask)
-    key = (d.c.arm, d.c.cohort_ts, d.c.day_ts)
-    return sa.select(
-        *key,
-        *(sa.func.sum(d.c[f"x{i}"]) for i in range(len(ask.inner))),
-        *_products(ask, ask.inner_mixed, _Side(d, "p"), _Side(d, "x")),
-    ).group_by(*key)
+    key = (members.c.arm, members.c.cohort_ts, d.c.day_ts)
+    return (
+        sa.select(
+            *key,
+            *(sa.func.sum(d.c[f"x{i}"]) for i in range(len(ask.inner))),
+            *_products(ask, ask.inner_mixed, _Side(members, "p"), _Side(d, "x")),
+        )
+        .join_from(d, members, d.c.user == members.c.user)
+        .group_by(*key)
+    )
 
 
-def crossed(days: sa.FromClause, ask: Ask) -> sa.Select:
+def crossed(members: sa.FromClause, days: sa.FromClause, ask: Ask) -> sa.Select:
     """Rows of (arm, cohort_ts, day_ts, later day_ts or the same, `inner_plain` products).
 
-    The first of a pair is of the earlier day.
+    The first of a pair is of the earlier day. Of more than MOST_COHORTS days all cohorts count as the first.
     """
     d = _with_stars(days, ask)
     one, other = d.alias("one"), d.alias("other")
-    key = (one.c.arm, one.c.cohort_ts, one.c.day_ts, other.c.day_ts)
+    first_day = sa.literal(ask.start_ts, sa.BigInteger)
+    cohort = members.c.cohort_ts if ask.has_cohorts else first_day
+    key = [members.c.arm, one.c.day_ts, other.c.day_ts, *([cohort] if ask.has_cohorts else [])]
+    both = sa.join(one, other, sa.and_(one.c.user == other.c.user, one.c.day_ts <= other.c.day_ts))
     return (
-        sa.select(*key, *_products(ask, ask.inner_plain, _Side(one, "x"), _Side(other, "x")))
-        .join_from(one, other, sa.and_(one.c.user == other.c.user, one.c.day_ts <= other.c.day_ts))
+        sa.select(
+            members.c.arm,
+            cohort,
+            one.c.day_ts,
+            other.c.day_ts,
+            *_products(ask, ask.inner_plain, _Side(one, "x"), _Side(other, "x")),
+        )
+        .select_from(both.join(members, one.c.user == members.c.user))
         .group_by(*key)
     )
 
 
 def totals_of(members: sa.FromClause, days: sa.FromClause, ask: Ask) -> sa.Select:
-    """A row for each member: arm, cohort_ts, p0.., g0.. and t0.., the totals of all days, 0 without events."""
+    """A row for each member: arm, cohort_ts, p0.., g0.., and totals of all days t0.., 0 without events."""
     summed = (
         sa.select(
             days.c.user,
@@ -193,8 +213,8 @@ def integer_of(ask: Ask, name: str) -> type[sa.types.TypeEngine[int]]:
 
 
 def _products(ask: Ask, pairs: Sequence[Pair], one: _Side, other: _Side) -> list[sa.ColumnElement]:
-    """The sum of the product of each pair, whose first stands on the one side and whose second on the other."""
-    found = []
+    """The sum of the product of each pair; its first stands on the one side, its second on the other."""
+    found: list[sa.ColumnElement] = []
     for pair in pairs:
         a, b = (
             side.relation.c[f"{side.prefix}{_place(ask, name)}"]

@@ -250,23 +250,16 @@ def panel_members(
     )
 
 
-def panel_days(
-    members: sa.FromClause, start_ts: int, days: int, columns: Sequence[str], n_before: int
-) -> sa.Select:
+def panel_days(members: sa.FromClause, start_ts: int, days: int, columns: Sequence[str]) -> sa.Select:
     """The days of a panel (`panel`), of these members."""
-    of_day = user_days(members, start_ts, Window(1, days), columns).subquery("of_day")
+    of_day = user_days(members, start_ts, Window(1, days), columns).subquery("of_day").c
     return sa.select(
-        of_day.c.user,
-        of_day.c.arm,
-        members.c.cohort_ts,
-        of_day.c.day_ts,
-        *(of_day.c[name].label(f"x{i}") for i, name in enumerate(columns)),
-        *(members.c[f"p{i}"] for i in range(n_before)),
-    ).join_from(of_day, members, of_day.c.user == members.c.user)
+        of_day.user, of_day.day_ts, *(of_day[name].label(f"x{i}") for i, name in enumerate(columns))
+    )
 
 
 def activity_cuts(experiment: str, start_ts: int, pre_days: int, column: str) -> sa.Select:
-    """One row: a third and two thirds of the analysed users with any have at most so many before the start."""
+    """One row: so many have a third, and two thirds, of the analysed users with any at most."""
     users = analysed(experiment).cte("analysed")
     past = before_start(users, start_ts, pre_days, [column]).subquery("before")
     total = past.c[column]
@@ -278,9 +271,11 @@ def activity_cuts(experiment: str, start_ts: int, pre_days: int, column: str) ->
 
 def _activity(total: sa.ColumnElement, cuts: Cuts) -> sa.ColumnElement:
     return sa.case(
-        (total == 0, Activity.new), (total <= cuts.light, Activity.light), (total <= cuts.middle, Activity.middle),
+        (total == 0, Activity.new),
+        (total <= cuts.light, Activity.light),
+        (total <= cuts.middle, Activity.middle),
         else_=Activity.heavy,
-    )  # fmt: skip
+    )
 
 
 def _kind_of(name: str) -> Kind:

@@ -269,7 +269,7 @@ class Warehouse:
         of_members = rows(panel.of_members(members, ask, ("arm", "cohort_ts")))
         if not ask.columns:
             return sums.read(ask, of_members, [], [])
-        days = queries.panel_days(members, ask.start_ts, ask.n_days, ask.columns, len(ask.before))
+        days = queries.panel_days(members, ask.start_ts, ask.n_days, ask.columns)
         with self._database.kept(panel.DAYS, days) as of_days:
             groups = [
                 rows(panel.of_totals(totals, ask, (f"g{i}", "arm")))
@@ -279,8 +279,8 @@ class Warehouse:
             return sums.read(
                 ask,
                 of_members,
-                rows(panel.of_days(of_days, ask)),
-                rows(panel.crossed(of_days, ask)),
+                rows(panel.of_days(members, of_days, ask)),
+                rows(panel.crossed(members, of_days, ask)),
                 groups,
             )
 

@@ -5,7 +5,7 @@ rows. Sums are whole numbers; totals that were scaled to be whole (decimals, flo
 the end, as fractions.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -61,8 +61,19 @@ class Block:
 
 
 Blocks = Mapping[str, Block]
-SpanOf = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""The first and last day of a view for the users of each cohort."""
+
+
+class Stretch(NamedTuple):
+    """Days `first` to `last`, of the experiment or since each user's exposure."""
+
+    first: int
+    last: int
+    since_exposure: bool = False
+
+    def holds(self, cohort: np.ndarray, day: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """Which rows lie in it from their day to the later one."""
+        shift = cohort - 1 if self.since_exposure else 0
+        return np.asarray((self.first + shift <= day) & (later <= self.last + shift))
 
 
 @dataclass
@@ -86,35 +97,35 @@ class PanelSums:
 
     def moments(self, windows: Iterable[tuple[int, int]]) -> list[Moments]:
         """Of each window and arm: totals of users exposed by its last day, of what they did in it."""
-        found = []
-        for window in (Window(*given) for given in windows):
+        asked = [Window(*window) for window in windows]
+        for window in asked:
             if self.ask.anys and 1 < window.first_day < window.last_day:
                 raise ValueError(
                     f"window {tuple(window)} of a total of any day begins on day 1, or is one day"
                 )
-            for arm in self.arms:
-                found.append(self._moments(arm, window, window.last_day, lambda cohort, w=window: w))
-        return found
+        return [
+            self._moments(arm, window, window.last_day, Stretch(*window))
+            for window in asked
+            for arm in self.arms
+        ]
 
     def since_exposure(self) -> list[Moments]:
-        """As `moments`, with days since exposure: each user's k-th day, window (k, k), and first k days, (1, k).
+        """As `moments`, in days since exposure: a user's k-th day is window (k, k), the first k days (1, k).
 
         Day 1 is the rest of the day of the first exposure. Only users who can have had k days by the last day
-        of the experiment count.
+        of the experiment count. None of an experiment of more than `panel.MOST_COHORTS` days.
         """
-        found = []
-        for k in range(1, self.ask.n_days + 1):
-            for window in dict.fromkeys((Window(k, k), Window(1, k))):
-                for arm in self.arms:
-                    found.append(
-                        self._moments(
-                            arm,
-                            window,
-                            self.ask.n_days - k + 1,
-                            lambda cohort, w=window: (cohort + w.first_day - 1, cohort + w.last_day - 1),
-                        )
-                    )
-        return found
+        if not self.ask.has_cohorts:
+            return []
+        days = range(1, self.ask.n_days + 1)
+        windows = dict.fromkeys(window for k in days for window in (Window(k, k), Window(1, k)))
+        return [
+            self._moments(
+                arm, window, self._last_cohort(window.last_day), Stretch(*window, since_exposure=True)
+            )
+            for window in windows
+            for arm in self.arms
+        ]
 
     def courses(self, n_days: int) -> list[Moments]:
         """Each of the first `n_days` days since exposure as a column of its own (`day_name`), by arm.
@@ -143,14 +154,19 @@ class PanelSums:
 
     # Steps
 
-    def _moments(self, arm: str, window: Window, last_cohort: int, span_of: SpanOf) -> Moments:
+    def _last_cohort(self, k: int) -> int:
+        """The last day of a first exposure after which k days fit into the experiment."""
+        return self.ask.n_days - k + 1
+
+    def _moments(self, arm: str, window: Window, last_cohort: int, stretch: Stretch) -> Moments:
         ask = self.ask
-        name = (lambda x: x) if window.first_day == window.last_day else ask.summed
         n, sums, products = self._members(arm, last_cohort)
-        of_days, mixed = self._days(arm, last_cohort, span_of)
-        sums |= {x: of_days[name(x)] for x in ask.columns}
-        products |= {(p, x): mixed[p, name(x)] for p, x in ask.mixed}
-        products |= self._squares(arm, last_cohort, span_of, name)
+        of_days, mixed = self._days(arm, last_cohort, stretch)
+        inner = {x: x if stretch.first == stretch.last else ask.summed(x) for x in ask.columns}
+        crossed = self._squares(arm, last_cohort, stretch)
+        sums |= {x: of_days[inner[x]] for x in ask.columns}
+        products |= {(p, x): mixed[p, inner[x]] for p, x in ask.mixed}
+        products |= {(a, b): crossed[inner[a], inner[b]] for a, b in ask.plain}
         return Moments(arm, window, n, self._scaled(sums), self._asked(products))
 
     def _members(self, arm: str, last_cohort: int) -> tuple[int, dict[str, int], dict[Pair, int]]:
@@ -163,32 +179,28 @@ class PanelSums:
             dict(zip(self.ask.past, numbers[k:], strict=True)),
         )
 
-    def _days(self, arm: str, last_cohort: int, span_of: SpanOf) -> tuple[dict[str, int], dict[Pair, int]]:
+    def _days(self, arm: str, last_cohort: int, stretch: Stretch) -> tuple[dict[str, int], dict[Pair, int]]:
+        """Sums over days of users exposed by a day, and products with their past."""
         ask, block = self.ask, self.days.get(arm)
         numbers = [0] * (len(ask.inner) + len(ask.inner_mixed))
         if block is not None:
             cohort, day = block.keys.T
-            first, last = span_of(cohort)
-            numbers = block.total((cohort <= last_cohort) & (first <= day) & (day <= last))
+            numbers = block.total((cohort <= last_cohort) & stretch.holds(cohort, day, day))
         k = len(ask.inner)
         return (
             dict(zip(ask.inner, numbers[:k], strict=True)),
             dict(zip(ask.inner_mixed, numbers[k:], strict=True)),
         )
 
-    def _squares(
-        self, arm: str, last_cohort: int, span_of: SpanOf, name: Callable[[str], str]
-    ) -> dict[Pair, int]:
-        """Products of totals: over each pair of days once in either order, over a day with itself once."""
+    def _squares(self, arm: str, last_cohort: int, stretch: Stretch) -> dict[Pair, int]:
+        """Products of totals: over each pair of days in either order, over a day with itself once."""
         block = self.crossed.get(arm)
         if block is None:
-            return dict.fromkeys(self.ask.plain, 0)
+            return dict.fromkeys(self.ask.inner_plain, 0)
         cohort, day, later = block.keys.T
-        first, last = span_of(cohort)
-        inside = (cohort <= last_cohort) & (first <= day) & (later <= last)
+        inside = (cohort <= last_cohort) & stretch.holds(cohort, day, later)
         same, differing = (self._crossed(block, inside & mask) for mask in (day == later, day < later))
-        pairs = {pair: (name(pair[0]), name(pair[1])) for pair in self.ask.plain}
-        return {pair: same[a, b] + differing[a, b] + differing[b, a] for pair, (a, b) in pairs.items()}
+        return {(a, b): same[a, b] + differing[a, b] + differing[b, a] for a, b in self.ask.inner_plain}
 
     def _crossed(self, block: Block, mask: np.ndarray) -> dict[Pair, int]:
         return dict(zip(self.ask.inner_plain, block.total(mask), strict=True))
@@ -197,7 +209,7 @@ class PanelSums:
         ask = self.ask
         n, sums, products = self._members(arm, early)
         for prefix, last in (("", early), (LATE, late)):
-            of_days, mixed = self._days(arm, early, lambda cohort, end=last: (1, end))
+            of_days, mixed = self._days(arm, early, Stretch(1, last))
             sums |= {prefix + x: of_days[ask.summed(x)] for x in ask.columns}
             products |= {(p, prefix + x): mixed[p, ask.summed(x)] for p, x in ask.mixed}
         factors = {**self.factors, **{LATE + name: factor for name, factor in self.factors.items()}}
@@ -223,12 +235,12 @@ class PanelSums:
         )
 
     def _course(self, arm: str, n_days: int) -> Moments:
-        ask, last_cohort = self.ask, self.ask.n_days - n_days + 1
+        ask, last_cohort = self.ask, self._last_cohort(n_days)
         n = self._members(arm, last_cohort)[0]
         sums: dict[str, Any] = {}
         products: Products = {}
         for k in range(1, n_days + 1):
-            of_day = self._days(arm, last_cohort, lambda cohort, k=k: (cohort + k - 1, cohort + k - 1))[0]
+            of_day = self._days(arm, last_cohort, Stretch(k, k, since_exposure=True))[0]
             sums |= {day_name(x, k): _over(of_day[x], self.factors.get(x)) for x in ask.columns}
         block = self.crossed.get(arm)
         for i in range(1, n_days + 1):

@@ -1,6 +1,6 @@
 """What a report says, in which order: text and tables of strings, for the terminal and Markdown alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from abtest.report.numbers import (

@@ -7,8 +7,8 @@ from abtest.report.numbers import MISSING, confidence, count, lift_cell, p_value
 from abtest.report.section import Document, Effects, Section
 
 SEGMENT_NOTE = (
-    "Lifts with intervals, {levels}: corrected over all segments, goals and treatments, so that an interval leaves"
-    " out 0 exactly where the adjusted p is below {alpha:g}. Segments explain and decide nothing."
+    "Lifts with intervals, {levels}: corrected over all segments, goals and treatments, so that an interval"
+    " leaves out 0 exactly where the adjusted p is below {alpha:g}. Segments explain and decide nothing."
 )
 NOVELTY_NOTE = (
     "Lifts with intervals at {level}, not corrected: to be read, not to be acted on. Day 1 is the rest of the"
@@ -26,7 +26,7 @@ def segment_sections(document: Document, treatment: str, versus: str) -> list[Se
 
 
 def novelty_sections(document: Document, treatment: str, versus: str) -> list[Section]:
-    """One table: goals by day since exposure and over the first days, and below it whether there is a trend."""
+    """One table: goals by day since exposure and over the first days; below it whether there is a trend."""
     found = document.get("since_exposure", {"effects": (), "trends": ()})
     effects = [e for e in found["effects"] if e["treatment"] == treatment]
     if not effects:
@@ -72,8 +72,8 @@ def _heterogeneity(test: Mapping[str, Any]) -> str:
             f"Whether the lift of {test['metric']} differs between segments cannot be said: {test['reason']}."
         )
     return (
-        f"Does the lift of {test['metric']} differ between segments? Cochran's Q {test['q']:.3g} on {test['df']}"
-        f" degrees of freedom, p {p_value(test['p'])}, adjusted p {p_value(test['p_adjusted'])}."
+        f"Does the lift of {test['metric']} differ between segments? Cochran's Q {test['q']:.3g} on"
+        f" {test['df']} degrees of freedom, p {p_value(test['p'])}, adjusted p {p_value(test['p_adjusted'])}."
     )
 
 
@@ -82,10 +82,10 @@ def _trend(trend: Mapping[str, Any]) -> str:
         return f"Trend of {trend['metric']}: not computable ({trend['reason']})."
     ci = trend["slope_ci"]
     error = (ci[1] - ci[0]) / 2
-    low, high = (percent(end, error) for end in ci)
+    slope, low, high = (percent(value, error) for value in (trend["slope"], *ci))
     return (
-        f"Trend of {trend['metric']} over days 1-{trend['days']}: its lift changes by {percent(trend['slope'], error)}"
-        f" a day ({confidence(trend['level'])} interval {low} to {high}), p {p_value(trend['p'])}, adjusted p"
+        f"Trend of {trend['metric']} over days 1-{trend['days']}: its lift changes by {slope} a day"
+        f" ({confidence(trend['level'])} interval {low} to {high}), p {p_value(trend['p'])}, adjusted p"
         f" {p_value(trend['p_adjusted'])}."
     )
 

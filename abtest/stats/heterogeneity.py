@@ -19,8 +19,8 @@ class Heterogeneity(NamedTuple):
 def cochran_q(values: Sequence[float], variances: Sequence[float]) -> Heterogeneity:
     """Whether independent estimates with these variances (above 0) have one expectation.
 
-    Cochran (1954), weights 1 / variance; for two estimates the square of their z test. It needs estimates that
-    are about normal.
+    Cochran (1954), weights 1 / variance; for two estimates the square of their z test. It needs estimates
+    that are about normal.
 
     >>> cochran_q([.1, .3], [.005, .005])
     Heterogeneity(q=4.0, df=1, p=0.04550026389635839)

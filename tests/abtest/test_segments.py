@@ -1,4 +1,4 @@
-"""Segments in a report: against Welch, Holm and Cochran's Q of scipy and statsmodels on users of real files."""
+"""Segments in a report: against Welch, Holm and Cochran's Q of scipy and statsmodels on real files."""
 
 from pathlib import Path
 from typing import Any

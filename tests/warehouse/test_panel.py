@@ -174,6 +174,15 @@ def test_fewer_days_are_those_days_alone(busy: Warehouse, sums: PanelSums) -> No
         assert fewer.moments([(1, days)]) == sums.moments([(1, days)])
 
 
+def test_more_days_than_cohorts_can_be_kept_for_still_have_windows_and_looks(busy: Warehouse) -> None:
+    long = busy.panel("feed", 63, columns=NAMES, products=PRODUCTS, pre_days=1)
+    short = busy.panel("feed", 6, columns=NAMES, products=PRODUCTS, pre_days=1)
+    windows = [(1, 1), (2, 5), (1, 6)]
+    assert long.moments(windows) == short.moments(windows)
+    assert list(long.pairs([2, 4, 6])) == list(short.pairs([2, 4, 6]))
+    assert long.since_exposure() == []
+
+
 def test_sums_beyond_64_bits_are_exact(
     new_warehouse: Callable[[], Warehouse], views: Make, table: Make, settings: dict[str, object]
 ) -> None:

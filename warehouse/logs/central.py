@@ -97,7 +97,7 @@ def _window_totals(
         .group_by(days.c.user)
         .subquery(f"summed_{label}")
     )
-    values = [members.c[f"p{i}"] for i in range(len(ask.before))]
+    values: list[sa.ColumnElement] = [members.c[f"p{i}"] for i in range(len(ask.before))]
     values += [sa.func.coalesce(summed.c[f"x{i}"], 0) for i in range(len(ask.columns))]
     return (
         sa.select(members.c.arm, *(sa.cast(v, sa.Double).label(f"x{i}") for i, v in enumerate(values)))

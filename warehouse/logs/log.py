@@ -247,11 +247,11 @@ class EventLog:
     ) -> PanelSums:
         """The sums from which every view of the experiment follows.
 
-        `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before the
-        start, under other names. With `by_segment` users are also summed by their segments.
+        `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before
+        the start, under other names. With `by_segment` users are also summed by their segments.
 
-        All sums are exact, so they do not depend on the order of rows or the number of threads: floats are put
-        on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
+        All sums are exact, so they do not depend on the order of rows or the number of threads: floats are
+        put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
         """
         ask = self._ask(span, totals, products, past, by_segment=by_segment)
         floats = frozenset(total.name for total in (*totals, *past) if self._is_float(total))
@@ -372,7 +372,9 @@ class EventLog:
             of_users = rows(of_members(who, ask, ("arm", "cohort_ts")))
             if not totals:
                 return read(ask, of_users, [], [], grouped, factors)
-            return read(ask, of_users, rows(of_days(days, ask)), rows(crossed(days, ask)), grouped, factors)
+            return read(
+                ask, of_users, rows(of_days(who, days, ask)), rows(crossed(who, days, ask)), grouped, factors
+            )
 
     @contextmanager
     def _relations(

@@ -51,23 +51,15 @@ def days(
 ) -> sa.Select:
     """What members did on each day since their first exposure.
 
-    `counts_from_start` says that no event before it need be left out: then events are grouped by user before
-    any join, which takes half the time.
+    `counts_from_start` says that no event before it need be left out: then events are grouped by user without
+    a join, which takes half the time, and users who are no members have rows too.
     """
     rows = _rows(log, totals, span.day_ts(log.ts), exponents).where(*log.inside(span))
     if counts_from_start:
         rows = rows.where(log.user.is_not(None))
     else:
         rows = rows.join_from(log.events, who, log.user == who.c.user).where(log.ts >= who.c.first_ts)
-    grouped = _summed(rows.subquery("rows"), ask, totals).subquery("grouped")
-    return sa.select(
-        grouped.c.user,
-        who.c.arm,
-        who.c.cohort_ts,
-        grouped.c.day_ts,
-        *(grouped.c[f"x{i}"] for i in range(len(totals))),
-        *(who.c[f"p{i}"] for i in range(len(ask.before))),
-    ).join_from(grouped, who, grouped.c.user == who.c.user)
+    return _summed(rows.subquery("rows"), ask, totals)
 
 
 def totals_at_once(

@@ -33,7 +33,7 @@ class Database(Protocol):
         """All rows. OverflowError where a number does not fit its type, ValueError for any other failure."""
 
     def kept(self, name: str, statement: sa.Select) -> AbstractContextManager[sa.FromClause]:
-        """The answer to a SELECT, to be asked further inside the block; stored only where nothing is written."""
+        """The answer to a SELECT, to be asked further inside the block. No place of a log is written to."""
 
     def table_names(self) -> list[str]: ...
     def columns(self, table: str) -> dict[str, Column]: ...

@@ -1,4 +1,4 @@
-"""Views of a foreign log in every place: segments, pairs of looks, days since exposure, against plain loops."""
+"""Segments, pairs of looks and days since exposure of a foreign log in every place, against plain loops."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -173,6 +173,7 @@ def test_sums_of_floats_do_not_depend_on_threads_or_the_order_of_rows(tmp_path: 
 def test_a_segment_with_too_many_values_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "many.parquet"
     duckdb.sql(f"COPY (SELECT i AS u, 'a' AS arm, i AS s FROM range(1001) t(i)) TO '{path}'")
-    with EventLog.open([str(path)], LogMapping(user="u", arm="arm", segments=("s",))) as log:
-        with pytest.raises(ValueError, match="segment 's' has more than 1,000 values"):
-            log.segments(Span(0, 1))
+    mapping = LogMapping(user="u", arm="arm", segments=("s",))
+    words = "segment 's' has more than 1,000 values"
+    with EventLog.open([str(path)], mapping) as log, pytest.raises(ValueError, match=words):
+        log.segments(Span(0, 1))
