@@ -12,7 +12,6 @@ from warehouse.events import Event, Kind
 from warehouse.panel import Ask, crossed, of_days, of_totals, totals_of
 from warehouse.schema import KEYS, RANGES, RECORDS, TABLES, arrow_schema
 
-
 COLUMNS = ("n_play", "watch_ms")
 ASK = Ask(
     0,

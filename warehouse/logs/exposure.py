@@ -38,9 +38,9 @@ def exposed(log: LogTables, span: Span) -> sa.Select:
     )
 
 
-def users_by_day(users: sa.Select, span: Span) -> sa.Select:
+def users_by_day(users: sa.FromClause, span: Span) -> sa.Select:
     """(arm, other_arm, day_ts, users): users seen in two arms have a row with both."""
-    u = users.subquery("users")
+    u = users
     day = span.day_ts(u.c.first_ts).label("day_ts")
     by_day = sa.select(u.c.arm, u.c.other_arm, day).subquery("by_day").c
     return (
@@ -50,9 +50,9 @@ def users_by_day(users: sa.Select, span: Span) -> sa.Select:
     )
 
 
-def users_by_segment(users: sa.Select, index: int) -> sa.Select:
+def users_by_segment(users: sa.FromClause, index: int) -> sa.Select:
     """(value of the segment, arm, users), of users seen in one arm; a missing value is a segment too."""
-    u = users.subquery("users").c
+    u = users.c
     return (
         sa.select(u[f"segment_{index}"], u.arm, sa.func.count())
         .where(u.arm == u.other_arm)

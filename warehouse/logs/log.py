@@ -1,7 +1,7 @@
 """EventLog: a foreign log of events, and the questions that an analysis of an experiment asks of it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import frexp
@@ -26,6 +26,7 @@ GRID_BITS = (53, 48, 40, 32)
 """Floats are rounded to whole multiples of a power of 2, so that the largest has so many bits: the first is a
 double's own precision, the others are for sums of squares that would not fit 127 bits."""
 MOST_SEGMENT_VALUES = 1000
+EXPOSED = "panel_exposed"
 
 __all__ = ["EventLog", "Extent", "Span", "UserCounts", "ValueCounts"]
 
@@ -80,6 +81,8 @@ class EventLog:
         self._tables = tables
         self._extent: Extent | None = None
         self._magnitudes: dict[str, float] = {}
+        self._exposures: dict[Span, sa.FromClause] = {}
+        self._kept = ExitStack()
         self.name = database.name
 
     @classmethod
@@ -119,6 +122,7 @@ class EventLog:
             raise
 
     def close(self) -> None:
+        self._kept.close()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -211,15 +215,15 @@ class EventLog:
 
     def assigned(self, span: Span) -> UserCounts:
         """Users by day of their assignment."""
-        return self._users(exposure.assigned(self._tables, span), span)
+        return self._users(exposure.assigned(self._tables, span).subquery("assigned_users"), span)
 
     def exposed(self, span: Span) -> UserCounts:
         """Users by day of their first exposure: those that are analysed."""
-        return self._users(exposure.exposed(self._tables, span), span)
+        return self._users(self._exposed(span), span)
 
     def segments(self, span: Span) -> dict[str, dict[str, dict[str, int]]]:
         """Exposed users by segment column, value ("" for none) and arm."""
-        users = exposure.exposed(self._tables, span)
+        users = self._exposed(span)
         found: dict[str, dict[str, dict[str, int]]] = {}
         for index, name in enumerate(self.mapping.segments):
             values = found.setdefault(name, {})
@@ -312,7 +316,15 @@ class EventLog:
 
     # Steps
 
-    def _users(self, users: sa.Select, span: Span) -> UserCounts:
+    def _exposed(self, span: Span) -> sa.FromClause:
+        """The exposed users, found once for all that is asked about them."""
+        if span not in self._exposures:
+            name = f"{EXPOSED}_{len(self._exposures)}"
+            statement = exposure.exposed(self._tables, span)
+            self._exposures[span] = self._kept.enter_context(self._database.kept(name, statement))
+        return self._exposures[span]
+
+    def _users(self, users: sa.FromClause, span: Span) -> UserCounts:
         by_day: dict[tuple[int, str], int] = {}
         crossed = 0
         for arm, other, day_ts, n in self._database.rows(exposure.users_by_day(users, span)):
@@ -391,7 +403,7 @@ class EventLog:
         log = self._tables
         first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
         lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
-        members = panel.members(log, span, ask, past, pre_days, exponents)
+        members = panel.members(log, span, ask, self._exposed(span), past, pre_days, exponents)
         with self._database.kept(MEMBERS, members) as who:
             days = panel.days(
                 log, span, ask, totals, who, exponents, counts_from_start=not (first_counts or lacks_arms)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from warehouse.events import DAY_MS
-from warehouse.logs.exposure import exposed
 from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, value_expression
 from warehouse.panel import Ask, integer_of
@@ -16,13 +15,18 @@ floats stay floats."""
 
 
 def members(
-    log: LogTables, span: Span, ask: Ask, past: Sequence[Total], pre_days: int, exponents: Exponents
+    log: LogTables,
+    span: Span,
+    ask: Ask,
+    u: sa.FromClause,
+    past: Sequence[Total],
+    pre_days: int,
+    exponents: Exponents,
 ) -> sa.Select:
-    """Users exposed in one arm, with their totals of the `pre_days` before the start and their segments.
+    """The users of `u` (`exposure.exposed`) in one arm, with segments and what they did in the `pre_days` before.
 
     In a log without times the past is a value of the users' own rows.
     """
-    u = exposed(log, span).subquery("exposed")
     columns = [
         u.c.user,
         u.c.arm,
