@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from abtest.estimates import NOBODY, Measured, measure
 from abtest.experiment import Experiment
-from abtest.looks import Looks, Pairs, look_days, looks_of
+from abtest.looks import Looks, Pairs, looks_at, looks_of
 from abtest.metrics import Metric, Role
 from abtest.stats.guardrails import NON_INFERIORITY_ALPHA, MarginTest, non_inferiority
 from abtest.stats.means import Comparison, Estimate, compare
@@ -226,8 +226,7 @@ def _looks(
     if experiment.design == "none":
         return None
     arms = (experiment.control, treatment)
-    days = [day for day in look_days(experiment.planned_days) if day < experiment.days]
-    by_day = {day: measured[metric.name, Window(1, day)] for day in [*days, experiment.days]}
+    by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
     found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
     moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
     return looks_of(

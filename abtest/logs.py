@@ -203,7 +203,7 @@ def views_of(log: "EventLog", study: Study, exposed: "UserCounts") -> Views:
     """All that is summed of the study's users. Unusable totals are 0 and are withheld from the effects."""
     from abtest.analysis import windows
     from abtest.checks import Check
-    from abtest.looks import look_days
+    from abtest.looks import looks_at
     from abtest.novelty import trend_days
 
     experiment = study.experiment
@@ -224,7 +224,7 @@ def views_of(log: "EventLog", study: Study, exposed: "UserCounts") -> Views:
     groups = zip(log.mapping.segments, sums.by_group(), strict=True)
     return Views(
         filled(sums.moments(windows(experiment.days))),
-        list(sums.pairs(look_days(experiment.days))) if experiment.design != "none" else [],
+        list(sums.pairs(looks_at(experiment))) if experiment.design != "none" else [],
         {name: _shown({value: filled(rows) for value, rows in found.items()}) for name, found in groups},
         since,
         sums.courses(trend_days(since)) if since else [],

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abtest.estimates import Measured
+from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import Form, form_covariance, linearised
 from abtest.stats.means import Comparison
@@ -93,6 +94,12 @@ def look_days(days: int) -> list[int]:
     """
     n = min(days, MOST_LOOKS)
     return [days * (i + 1) // n for i in range(n)]
+
+
+def looks_at(experiment: Experiment) -> list[int]:
+    """The days after which goals are tested, up to the last one seen, which is always among them."""
+    days = [day for day in look_days(experiment.planned_days) if day < experiment.days]
+    return [*days, experiment.days]
 
 
 def pairs_of(rows: Iterable[PairRow]) -> Pairs:

@@ -237,7 +237,7 @@ def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analy
     Where the events end before the last full day it is an interim analysis of the days that are over.
     """
     from abtest.analysis import analyse, windows
-    from abtest.looks import look_days
+    from abtest.looks import looks_at
     from abtest.metrics import METRICS, columns_of, past_products, products_of
     from abtest.novelty import trend_days
 
@@ -264,7 +264,7 @@ def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analy
         sums.moments(windows(experiment.days)),
         exposed=exposed,
         crossovers=warehouse.crossovers(name),
-        pairs=sums.pairs(look_days(experiment.days)) if experiment.design != "none" else (),
+        pairs=sums.pairs(looks_at(experiment)) if experiment.design != "none" else (),
         more_checks=health_of_run(warehouse, settings, segments),
         segments=segments,
         since_exposure=since,

@@ -126,17 +126,17 @@ def decide(
             f" {experiment.alpha:g}{'; the correction asks for somewhat more' if n_tests > 1 else ''}."
         )
     if experiment.is_interim:
-        reasons.insert(0, _interim(experiment, best.decision))
+        reasons.insert(0, _interim(experiment, any(case.won or case.lost for case in cases)))
     shipped = best.treatment if best.decision == "ship" else None
     return Verdict(best.decision, tuple(reasons), shipped, rule_of(experiment, metrics))
 
 
-def _interim(experiment: Experiment, decision: Decision) -> str:
+def _interim(experiment: Experiment, has_crossed: bool) -> str:
     """What an analysis before the last day is, and what it may say."""
     seen = f"Interim: days 1-{experiment.days} of {experiment.planned_days} are analysed"
     if experiment.design == "none":
         return f"{seen}; goals are tested once, after the last day, so nothing can be decided yet."
-    outcome = "no goal has crossed" if decision == "keep_running" else "a goal has crossed"
+    outcome = "a goal has crossed" if has_crossed else "no goal has crossed"
     return f"{seen}; {outcome} the bound of a look up to day {experiment.days}."
 
 

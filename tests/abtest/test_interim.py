@@ -7,7 +7,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from abtest.experiment import Arm, Experiment
 from abtest.health import last_full_day
+from abtest.looks import looks_at
 from abtest.stats.sequential import nominal_levels
 from tests.abtest.conftest import Command
 from tests.abtest.test_logs import CONFIG, START_MS, checks, document, effect, events, write
@@ -116,3 +118,10 @@ def test_a_day_is_over_when_the_silence_before_its_end_is_usual() -> None:
     assert last_full_day({}, None, 0) == 0
     assert last_full_day({1: 9000}, hour, 0) == 0
     assert last_full_day({1: 9000}, hour, 0, fine=False) == 1
+
+
+def test_the_last_day_seen_is_always_a_look() -> None:
+    experiment = Experiment("x", (Arm("a"), Arm("b")), days=28)
+    assert looks_at(experiment) == list(range(2, 29, 2))
+    assert looks_at(experiment.until(15)) == [2, 4, 6, 8, 10, 12, 14, 15]
+    assert looks_at(experiment.until(1)) == [1]

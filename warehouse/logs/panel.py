@@ -23,7 +23,7 @@ def members(
     pre_days: int,
     exponents: Exponents,
 ) -> sa.Select:
-    """The users of `u` (`exposure.exposed`) in one arm, with segments and what they did in the `pre_days` before.
+    """The users of `u` (`exposure.exposed`) in one arm, with segments and what they did in `pre_days` before.
 
     In a log without times the past is a value of the users' own rows.
     """
