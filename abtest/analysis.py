@@ -23,7 +23,9 @@ from abtest.experiment import Experiment
 from abtest.health import failed_first
 from abtest.looks import PairRow, pairs_of
 from abtest.metrics import METRICS, Metric
+from abtest.novelty import Novelty, novelty_of
 from abtest.report.details import cuped_document, guardrail_document, sequential_document
+from abtest.segments import SegmentRows, Segments, segments_of
 from abtest.verdict import Verdict, decide
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
@@ -45,6 +47,8 @@ class Analysis:
     effects: tuple[Effect, ...]
     verdict: Verdict
     goals: tuple[Goal, ...] = ()
+    segments: Segments = field(default_factory=Segments)
+    novelty: Novelty = field(default_factory=Novelty)
     candidate_overlap: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +68,9 @@ class Analysis:
             "sequential": [sequential_document(goal) for goal in self.goals if goal.looks],
             "cuped": [cuped_document(effect) for effect in self.effects],
             "guardrails": [guardrail_document(e, self.metrics) for e in self.effects if e.margin_test],
+            "segments": [found.document() for found in self.segments.effects],
+            "heterogeneity": [test.document() for test in self.segments.tests],
+            "since_exposure": self.novelty.document(),
             "candidate_overlap": self.candidate_overlap,
             "truth": self.truth,
             "versions": dict(self.versions),
@@ -81,6 +88,9 @@ def analyse(
     pairs: Iterable[PairRow] = (),
     more_checks: Sequence[Check] = (),
     unusable: Mapping[str, str] | None = None,
+    segments: SegmentRows | None = None,
+    since_exposure: Iterable[MomentsRow] = (),
+    courses: Iterable[MomentsRow] = (),
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
@@ -88,7 +98,10 @@ def analyse(
     of users that were dropped because they were seen in more than one arm. Moments that hold `pre_` columns
     are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
     without them increments are taken as independent. `more_checks` come beside those of the counts;
-    `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0).
+    `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0). `segments` are
+    moments of all days by segment, `since_exposure` and `courses` those by days since exposure.
+
+    Settings whose `planned_days` are more than `days` make it an interim analysis.
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]
@@ -98,6 +111,7 @@ def analyse(
     checks = [*run_checks(experiment, totals, exposed, crossovers), *more_checks]
     measured = measure_all(totals, experiment, metrics)
     goals = goals_tested(totals, experiment, metrics, measured, pairs_of(pairs))
+    usable = [metric for metric in metrics if not set(metric.columns) & set(unusable or {})]
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
@@ -107,6 +121,8 @@ def analyse(
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
         goals=tuple(goals),
+        segments=segments_of(segments or {}, experiment, usable),
+        novelty=novelty_of(since_exposure, courses, experiment, usable),
     )
 
 

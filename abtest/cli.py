@@ -184,6 +184,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @log_options
+@click.option("--segments", help="Columns of an event log by whose values users are also compared.")
 @click.option("--experiment", help="Name of a recorded experiment, where a run's database holds several.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.md and report.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document of report.json.")
@@ -200,7 +201,7 @@ def analyze(
     Examples:
       abtest analyze runs/experiment-1
       abtest analyze orders.csv --map user=user_id,arm=variant
-      abtest analyze day-*.parquet --map user=uid,ts=time,arm=arm,event=kind,value=amount
+      abtest analyze day-*.parquet --map user=uid,ts=time,arm=arm,event=kind --segments country,platform
       abtest analyze postgresql://user@host/shop --table events --assignment assignments \\
         --map user=uid,ts=at,arm=variant,event=kind --config experiment.toml
     """

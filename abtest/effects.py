@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from abtest.estimates import NOBODY, Measured, measure
 from abtest.experiment import Experiment
-from abtest.looks import Looks, Pairs, look_days, looks_of
+from abtest.looks import Looks, Pairs, looks_at, looks_of
 from abtest.metrics import Metric, Role
 from abtest.stats.guardrails import NON_INFERIORITY_ALPHA, MarginTest, non_inferiority
 from abtest.stats.means import Comparison, Estimate, compare
@@ -188,9 +188,10 @@ def goals_tested(
     tests = [(arm.name, m) for arm in experiment.treatments for m in metrics if m.role == "goal"]
     for arm, metric in tests:
         found = _looks(totals, experiment, metric, arm, measured, pairs)
-        last = _compare(measured[metric.name, deciding], experiment, arm, experiment.alpha)
+        last = compare_arms(measured[metric.name, deciding], experiment, arm, experiment.alpha)
         looks.append(found)
-        p_values.append(found.p_so_far[-1] if found else last.p)
+        may_decide = experiment.design != "none" or not experiment.is_interim
+        p_values.append(found.p_so_far[-1] if found else last.p if may_decide else None)
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     return [
         Goal(arm, metric, found, adjusted)
@@ -225,10 +226,20 @@ def _looks(
     if experiment.design == "none":
         return None
     arms = (experiment.control, treatment)
-    by_day = {day: measured[metric.name, Window(1, day)] for day in look_days(experiment.days)}
-    found = {day: _compare(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
+    by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
+    found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
     moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
-    return looks_of(experiment.design, metric, arms, by_day, moments, found, pairs, alpha=experiment.alpha)
+    return looks_of(
+        experiment.design,
+        metric,
+        arms,
+        by_day,
+        moments,
+        found,
+        pairs,
+        alpha=experiment.alpha,
+        planned_days=experiment.planned_days,
+    )
 
 
 def _effects(
@@ -255,23 +266,34 @@ def _effects(
         p_adjusted = goal.adjusted.p_adjusted if goal and window == deciding else None
         found = measured[metric.name, window]
         effects.append(
-            _effect(experiment, metric, treatment, window, found, alpha, p_adjusted, window == deciding)
+            effect_of(
+                experiment,
+                metric,
+                treatment,
+                window,
+                found,
+                alpha,
+                p_adjusted=p_adjusted,
+                is_deciding=window == deciding,
+            )
         )
     return effects
 
 
-def _effect(
+def effect_of(
     experiment: Experiment,
     metric: Metric,
     treatment: str,
     window: Window,
     measured: Measured,
     alpha: float,
-    p_adjusted: float | None,
-    is_deciding: bool,
+    *,
+    p_adjusted: float | None = None,
+    is_deciding: bool = False,
 ) -> Effect:
+    """One metric of one treatment, measured in one window, with intervals at level 1 - alpha."""
     control, treated = measured.adjusted[experiment.control], measured.adjusted[treatment]
-    found = _compare(measured, experiment, treatment, alpha)
+    found = compare_arms(measured, experiment, treatment, alpha)
     plain = "delta" if metric.denominator else "welch"
     return Effect(
         metric=metric.name,
@@ -289,24 +311,29 @@ def _effect(
         p=found.p,
         p_adjusted=p_adjusted,
         level=1 - alpha,
-        mde=_mde(_compare(measured, experiment, treatment, experiment.alpha), control, experiment.alpha),
+        mde=_mde(compare_arms(measured, experiment, treatment, experiment.alpha), control, experiment.alpha),
         n_control=control.n,
         n_treatment=treated.n,
         reason=found.reason,
         is_deciding=is_deciding,
-        is_early=is_deciding and window.last_day < experiment.days,
+        is_early=is_deciding and _stops_early(experiment, window, p_adjusted),
         measured=measured,
         margin_test=_margin_test(metric, control, treated) if is_deciding else None,
     )
 
 
-def _compare(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
+def compare_arms(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
     """At a look where no alpha may be spent there are no intervals."""
     pair = measured.adjusted[experiment.control], measured.adjusted[treatment]
     if alpha > SMALLEST_LEVEL:
         return compare(*pair, alpha=alpha)
     found = compare(*pair)
     return found._replace(difference_ci=None, lift_ci=None, reason=found.reason or NOTHING_TO_SPEND)
+
+
+def _stops_early(experiment: Experiment, window: Window, p_adjusted: float | None) -> bool:
+    rejected = p_adjusted is not None and p_adjusted < experiment.alpha
+    return window.last_day < experiment.days or (experiment.is_interim and rejected)
 
 
 def _margin_test(metric: Metric, control: Estimate, treated: Estimate) -> MarginTest | None:

@@ -6,7 +6,7 @@ BLAKE2b of salt, NUL, user as decimal text, against thresholds that divide the 6
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
 from math import isfinite
@@ -36,6 +36,7 @@ class Experiment:
     `looks`: goals are tested after each day (`daily`) or once (`final`). `sequential`: how daily looks share
     alpha: O'Brien-Fleming or Pocock spending, always valid, or `none` (only the last look decides).
     `correction` over goals and treatments: Holm's, Hochberg's, or Benjamini and Hochberg's (exploration).
+    `planned_days` are more than `days` in an interim analysis, which sees only the first ones.
     Settings that cannot work raise ValueError or LookupError in one sentence.
     """
 
@@ -49,6 +50,7 @@ class Experiment:
     looks: str = "daily"
     sequential: str = "obf"
     correction: str = "holm"
+    planned_days: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arms", tuple(self.arms))
@@ -64,6 +66,7 @@ class Experiment:
             raise ValueError(f"control {self.control!r} has weight 0; give it a weight above 0")
         if isinstance(self.days, bool) or not isinstance(self.days, int) or self.days < 1:
             raise ValueError(f"days is {self.days!r}; it must be a whole number of 1 or more")
+        object.__setattr__(self, "planned_days", max(self.planned_days, self.days))
         if "\0" in self.salt:
             raise ValueError(f"salt {self.salt!r} holds a NUL character; leave it out")
         if not 0 < self.alpha <= 0.5:
@@ -84,7 +87,7 @@ class Experiment:
             raise ValueError(
                 f"experiment {settings['name']!r} has {len(controls)} arms of role control; one is needed"
             )
-        optional = ("days", "salt", "alpha", "unit", "looks", "sequential", "correction")
+        optional = ("days", "salt", "alpha", "unit", "looks", "sequential", "correction", "planned_days")
         given = {key: settings[key] for key in optional if key in settings}
         return cls(settings["name"], arms, controls[0], **given)
 
@@ -109,12 +112,22 @@ class Experiment:
             "looks": self.looks,
             "sequential": self.sequential,
             "correction": self.correction,
+            **({"planned_days": self.planned_days} if self.is_interim else {}),
         }
 
     @property
     def design(self) -> str:
         """How goals are tested: by the name of a sequential method, or `none` where only one look decides."""
-        return "none" if self.looks == "final" or self.days == 1 else self.sequential
+        return "none" if self.looks == "final" or self.planned_days == 1 else self.sequential
+
+    @property
+    def is_interim(self) -> bool:
+        """Whether days of the experiment are still to come."""
+        return self.days < self.planned_days
+
+    def until(self, last_day: int) -> Self:
+        """The experiment as it is seen after one of its days."""
+        return replace(self, days=last_day, planned_days=self.planned_days)
 
     @property
     def treatments(self) -> tuple[Arm, ...]:

@@ -5,6 +5,7 @@ and segment, and of the pre-period's metrics, are Holm's.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from abtest.checks import DETECTION_POWER, SAMPLE_RATIO_THRESHOLD, Check
@@ -23,7 +24,8 @@ LOST_FAIL = 0.01
 LATE_WARNING = 0.01
 SILENCE_MS = 6 * 3_600_000
 SILENCE_GAPS = 20
-EARLIEST_DATE_MS = 86_400_000 * 365
+DAY_MS = 86_400_000
+EARLIEST_DATE_MS = DAY_MS * 365
 
 
 def failed_first(checks: Sequence[Check]) -> list[Check]:
@@ -133,6 +135,27 @@ def check_days(experiment: Experiment, rows_by_day: Mapping[int, int], start_ts:
     return Check(name, "ok", None, detail)
 
 
+def last_full_day(
+    rows_by_day: Mapping[int, int], last_ts: int | None, start_ts: int, *, fine: bool = True
+) -> int:
+    """The last day that is over as far as the log goes: its last event lies near enough to the day's end.
+
+    0 where the first day is not over. Of times that are no finer than days (`fine`) the last one counts.
+    """
+    if last_ts is None or not rows_by_day:
+        return 0
+    last = max(rows_by_day)
+    if not fine:
+        return last
+    silence = start_ts + last * DAY_MS - 1 - last_ts
+    return last if silence <= _usual_silence(rows_by_day[last]) else last - 1
+
+
+def _usual_silence(rows: int) -> float:
+    """Milliseconds without an event that say nothing on a day with so many rows."""
+    return max(SILENCE_MS, SILENCE_GAPS * DAY_MS / max(rows, 1))
+
+
 def check_watermark(
     experiment: Experiment,
     rows_by_day: Mapping[int, int],
@@ -148,10 +171,26 @@ def check_watermark(
     `late` is (rows, rows over an hour late, largest delay in ms) where arrival times are known; `fine` says
     that times are finer than days.
     """
-    name, day_ms = "late_data", 86_400_000
+    check = _watermark(experiment, rows_by_day, last_ts, start_ts, late, last_ingest, fine)
+    if not experiment.is_interim:
+        return check
+    seen = f"interim: day {experiment.days} of {experiment.planned_days} is the last that is over"
+    return replace(check, detail=f"{seen}; {check.detail}")
+
+
+def _watermark(
+    experiment: Experiment,
+    rows_by_day: Mapping[int, int],
+    last_ts: int | None,
+    start_ts: int,
+    late: tuple[int, int, int | None] | None,
+    last_ingest: int | None,
+    fine: bool,
+) -> Check:
+    name = "late_data"
     if last_ts is None or not rows_by_day:
         return Check(name, "not_run", None, "no event lies in the days of the experiment")
-    last, end = max(rows_by_day), start_ts + experiment.days * day_ms
+    last, end = max(rows_by_day), start_ts + experiment.days * DAY_MS
     if last < experiment.days:
         detail = (
             f"the log ends on day {last} of {experiment.days} ({_date(start_ts, last)}); wait for the rest,"
@@ -160,9 +199,8 @@ def check_watermark(
         return Check(name, "failed", None, detail)
     said = "the log reaches into the last day"
     if fine:
-        gap = day_ms / max(rows_by_day[last], 1)
         silence = end - 1 - last_ts
-        if silence > max(SILENCE_MS, SILENCE_GAPS * gap):
+        if silence > _usual_silence(rows_by_day[last]):
             hours = silence / 3_600_000
             return Check(
                 name, "warning", None, f"the last event lies {hours:.1f} h before the end of the last day;"
@@ -242,7 +280,7 @@ def check_recorded_arms(recorded: Mapping[str, int], wrong: int) -> Check:
 
 def _date(start_ts: int, day: int) -> str:
     """The date of a day, or its hours since the start where times are no dates."""
-    moment = start_ts + (day - 1) * 86_400_000
+    moment = start_ts + (day - 1) * DAY_MS
     if moment < EARLIEST_DATE_MS:
         return f"from {moment} ms"
     return datetime.fromtimestamp(moment / 1000, UTC).date().isoformat()

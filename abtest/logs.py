@@ -6,23 +6,24 @@ follows. What is not declared is read off the log: its arms, the first and last 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abtest.declaration import Declaration, read_declaration
 from abtest.experiment import Arm, Experiment
-from abtest.metrics import Metric, columns_of
+from abtest.metrics import Metric, columns_of, past_products, products_of
+from warehouse.events import DAY_MS, PRE
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis, Check
     from warehouse.logs.log import EventLog, Span, UserCounts
     from warehouse.logs.totals import Total
+    from warehouse.sums import Moments
 
-DAY_MS = 86_400_000
-PRE = "pre_"
-"""Before the name of a total: the same total before the start, a covariate."""
 MOST_DEFAULT_METRICS = 10
+MOST_SEGMENTS = 20
+"""Segments of a column that are shown; the users of all others are together in one."""
+OTHERS, NONE = "(others)", "(none)"
 MOST_ROWS_COMPARED = 5_000_000
 """Rows up to which duplicates are looked for without an id: all mapped columns are compared."""
 
@@ -38,39 +39,63 @@ class LogRequest:
     assignment: str | None = None
     control: str | None = None
     name: str | None = None
+    segments: str | None = None
     threads: int = 2
 
 
 @dataclass(frozen=True)
 class Study:
-    """An experiment as it stands in a log: what is tested, when, on which totals of its users."""
+    """An experiment as it stands in a log: what is tested, when, on which totals of its users.
+
+    `past` are the covariates' totals: of before the start, or, in a log without times, columns that were
+    declared as covariates. Where days are still to come, experiment and span end with the last that is over.
+    """
 
     experiment: Experiment
     span: "Span"
     metrics: tuple[Metric, ...]
     totals: tuple["Total", ...]
+    past: tuple["Total", ...]
     unusable: Mapping[str, str]
     pre_days: int
 
 
+@dataclass(frozen=True)
+class Views:
+    """What `analyse` is given of a log: moments of windows and, where the database can sum exactly, of pairs
+    of looks, segments and days since exposure."""
+
+    moments: list["Moments"]
+    pairs: Sequence[Any] = ()
+    segments: Mapping[str, Mapping[str, list["Moments"]]] | None = None
+    since_exposure: Sequence["Moments"] = ()
+    courses: Sequence["Moments"] = ()
+    checks: tuple["Check", ...] = ()
+
+
 def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
-    from abtest.analysis import analyse, windows
+    from abtest.analysis import analyse
     from abtest.manifest import versions
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
         study = study_of(log, declaration, request)
         exposed = log.exposed(study.span)
-        moments = usable_moments(log, study, windows(study.experiment.days), exposed)
+        counts = log.segments(study.span)
+        views = views_of(log, study, exposed)
         analysis = analyse(
             {**study.experiment.settings(), "start_ts": study.span.start_ts, "log": log.name},
-            moments,
+            views.moments,
             exposed=exposed.by_arm(),
             crossovers=exposed.crossed,
             metrics=study.metrics,
-            more_checks=health(log, study, exposed),
+            pairs=views.pairs,
+            more_checks=[*health(log, study, exposed, counts, views.moments), *views.checks],
             unusable=study.unusable,
+            segments=views.segments,
+            since_exposure=views.since_exposure,
+            courses=views.courses,
         )
     return replace(analysis, versions=versions())
 
@@ -81,12 +106,26 @@ def declared(request: LogRequest) -> Declaration:
 
     declaration = read_declaration(request.config) if request.config else Declaration()
     mapping = {**declaration.map, **(parse_mapping(request.mapping) if request.mapping else {})}
+    if request.segments is not None:
+        mapping["segment"] = parse_segments(request.segments)
     return replace(
         declaration,
         map=mapping,
         control=request.control or declaration.control,
         name=request.name or declaration.name,
     )
+
+
+def parse_segments(text: str) -> list[str]:
+    """The columns of "country,platform".
+
+    >>> parse_segments("country, platform")
+    ['country', 'platform']
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"--segments {text!r} are no columns, each once; an example is country,platform")
+    return names
 
 
 def open_log(request: LogRequest, declaration: Declaration, *, needs_arm: bool = True) -> "EventLog":
@@ -116,13 +155,15 @@ def study_of(
         raise ValueError(f"{log.name} holds no rows, so there is nothing to analyse")
     seen = log.arms()
     span = _span(log, declaration, seen)
+    seen_days = _days_over(log, declaration, span)
     experiment = Experiment(
         name=declaration.name or Path(request.places[0].split("?")[0]).stem or "log",
         arms=_arms(seen, declaration, log)
         if needs_arms or len(seen) > 1
         else (*map(Arm, seen), Arm("(none)")),
         control=_control(seen, declaration),
-        days=span.days,
+        days=seen_days,
+        planned_days=span.days,
         salt=declaration.salt,
         alpha=declaration.alpha,
     )
@@ -130,7 +171,8 @@ def study_of(
     metrics = declaration.metrics or _default_metrics(log, kinds)
     named = {name: Total.declared(name, given) for name, given in declaration.totals.items()}
     totals = tuple(log.total(name, named) for name in columns_of(metrics))
-    for total in totals:
+    past = _past(log, metrics, named, declaration.pre_days, span)
+    for total in (*totals, *past):
         if total.event is not None and total.event not in kinds:
             shown = ", ".join(list(kinds)[:20])
             raise LookupError(f"total {total.name!r} is of event {total.event!r}; the log holds: {shown}")
@@ -138,64 +180,120 @@ def study_of(
         raise LookupError(
             f"exposure is event {log.exposure_event!r}; the log holds: {', '.join(list(kinds)[:20])}"
         )
-    counts = log.values(total.column for total in totals if total.how == "sum" and total.column)
+    counts = log.values(total.column for total in (*totals, *past) if total.how == "sum" and total.column)
+    bad = {name: found.not_finite for name, found in counts.items() if found.not_finite}
     unusable = {
-        total.name: f"{counts[total.column].not_finite:,} values of {total.column!r} are NaN or infinite"
+        total.name: f"{bad[total.column]:,} values of {total.column!r} are NaN or infinite"
         for total in totals
-        if total.column in counts and counts[total.column].not_finite
+        if total.how == "sum" and total.column in bad
     }
-    return Study(experiment, span, tuple(metrics), totals, unusable, declaration.pre_days)
+    past = tuple(total for total in past if total.how != "sum" or total.column not in bad)
+    return Study(
+        experiment,
+        replace(span, days=seen_days),
+        tuple(metrics),
+        totals,
+        past,
+        unusable,
+        declaration.pre_days,
+    )
+
+
+def views_of(log: "EventLog", study: Study, exposed: "UserCounts") -> Views:
+    """All that is summed of the study's users. Unusable totals are 0 and are withheld from the effects."""
+    from abtest.analysis import windows
+    from abtest.checks import Check
+    from abtest.looks import looks_at
+    from abtest.novelty import trend_days
+
+    experiment = study.experiment
+    try:
+        sums = log.panel(
+            study.span, _good(study), _products(study), exposed,
+            past=study.past, pre_days=study.pre_days, by_segment=True,
+        )  # fmt: skip
+    except OverflowError as error:
+        reason = f"no segments, days since exposure and correlation of looks: {error}"
+        moments = usable_moments(log, study, windows(experiment.days), exposed)
+        return Views(moments, checks=(Check("exact_sums", "not_run", None, reason),))
+
+    def filled(rows: Iterable["Moments"]) -> list["Moments"]:
+        return [_filled(row, study) for row in rows]
+
+    since = filled(sums.since_exposure()) if experiment.days > 1 else []
+    groups = zip(log.mapping.segments, sums.by_group(), strict=True)
+    return Views(
+        filled(sums.moments(windows(experiment.days))),
+        list(sums.pairs(looks_at(experiment))) if experiment.design != "none" else [],
+        {name: _shown({value: filled(rows) for value, rows in found.items()}) for name, found in groups},
+        since,
+        sums.courses(trend_days(since)) if since else [],
+    )
 
 
 def usable_moments(
     log: "EventLog", study: Study, windows: Sequence[tuple[int, int]], exposed: "UserCounts"
-) -> list[Any]:
+) -> list["Moments"]:
     """Moments of the study's totals; unusable ones are 0 and are withheld from the effects."""
-    good = [total for total in study.totals if total.name not in study.unusable]
-    past = [replace(total, name=PRE + total.name) for total in good] if has_past(log, study) else []
     found = log.moments(
-        study.span,
-        windows,
-        good,
-        [*product_pairs(study.metrics, good), *(past_pairs(study.metrics, good) if past else [])],
-        exposed,
-        past=past,
-        pre_days=study.pre_days,
+        study.span, windows, _good(study), _products(study), exposed, past=study.past, pre_days=study.pre_days
     )
     return [_filled(row, study) for row in found]
 
 
-def has_past(log: "EventLog", study: Study) -> bool:
-    """Whether the log holds events from before the start, from which covariates can be taken."""
-    first = log.extent().first_ts
-    return log.has_times and first is not None and first < study.span.start_ts and study.pre_days > 0
+def _good(study: Study) -> list["Total"]:
+    return [total for total in study.totals if total.name not in study.unusable]
 
 
-def product_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[tuple[str, str]]:
-    """The pairs of totals whose products the metrics need: squares, and numerator by denominator."""
-    names = {total.name for total in totals}
-    pairs = [
-        pair
-        for metric in metrics
-        for pair in combinations_with_replacement(dict.fromkeys(metric.columns), 2)
-        if set(pair) <= names
-    ]
-    return list({frozenset(pair): pair for pair in pairs}.values())
+def _products(study: Study) -> list[tuple[str, str]]:
+    """The pairs of totals whose products the metrics need, of those that can be summed."""
+    names = {total.name for total in (*_good(study), *study.past)}
+    pairs = [*products_of(study.metrics), *past_products(study.metrics)]
+    return [pair for pair in pairs if set(pair) <= names]
 
 
-def past_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[tuple[str, str]]:
-    """The pairs that covariates need: a metric's totals before the start, with each other and those since."""
-    names = {total.name for total in totals}
-    found: dict[tuple[str, str], None] = {}
-    for metric in metrics:
-        if set(metric.columns) <= names:
-            before = [PRE + name for name in metric.columns]
-            found |= dict.fromkeys(combinations_with_replacement(before, 2))
-            found |= dict.fromkeys((a, b) for a in before for b in metric.columns)
-    return list(found)
+def _past(
+    log: "EventLog", metrics: Sequence[Metric], named: Mapping[str, "Total"], pre_days: int, span: "Span"
+) -> tuple["Total", ...]:
+    """The totals that covariates are, under their names; none where the log has nothing before the start."""
+    if log.has_times:
+        first = log.extent().first_ts
+        if first is None or first >= span.start_ts or pre_days == 0:
+            return ()
+        names = [name for metric in metrics for name in metric.past]
+    else:
+        names = [name for metric in metrics for name in metric.covariates or ()]
+    totals = [log.total(name, named) for name in dict.fromkeys(names)]
+    return tuple(replace(total, name=PRE + total.name) for total in totals)
 
 
-def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"]:
+def _shown(segments: Mapping[str, list["Moments"]]) -> dict[str, list["Moments"]]:
+    """The largest segments by name, the largest first, and all others in one."""
+    by_size = sorted(segments, key=lambda name: (-sum(row.n for row in segments[name]), name))
+    shown = {name or NONE: segments[name] for name in by_size[:MOST_SEGMENTS]}
+    others = [row for name in by_size[MOST_SEGMENTS:] for row in segments[name]]
+    if others:
+        arms = sorted({row.arm for row in others})
+        shown[OTHERS] = [_together([row for row in others if row.arm == arm]) for arm in arms]
+    return shown
+
+
+def _together(rows: Sequence["Moments"]) -> "Moments":
+    first = rows[0]
+    return first._replace(
+        n=sum(row.n for row in rows),
+        sums={name: sum(row.sums[name] for row in rows) for name in first.sums},
+        products={pair: sum(row.products[pair] for row in rows) for pair in first.products},
+    )
+
+
+def health(
+    log: "EventLog",
+    study: Study,
+    exposed: "UserCounts",
+    segment_counts: Mapping[str, Mapping[str, Mapping[str, int]]],
+    moments: Sequence["Moments"],
+) -> list["Check"]:
     """The checks that only a log can answer."""
     from abtest import health as checks
 
@@ -211,12 +309,12 @@ def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"
     for (day, arm), n in exposed.by_day.items():
         by_day.setdefault(day, {})[arm] = n
     segments = {
-        f"{column} {value or '(none)'}": counts
-        for column, values in log.segments(span).items()
+        f"{column} {value or NONE}": counts
+        for column, values in segment_counts.items()
         for value, counts in sorted(values.items(), key=lambda item: -sum(item[1].values()))[:50]
     }
     found += checks.check_slices(experiment, by_day, segments)
-    found.append(_pre_period(log, study, exposed))
+    found.append(_pre_period(log, study, moments))
     if log.has_times:
         days = log.days(span)
         rows = {day: n for day, (n, _) in days.items()}
@@ -247,23 +345,33 @@ def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"
     return found
 
 
-def _pre_period(log: "EventLog", study: Study, exposed: "UserCounts") -> "Check":
+def _pre_period(log: "EventLog", study: Study, moments: Sequence["Moments"]) -> "Check":
     from abtest.checks import Check
     from abtest.health import check_pre_period
     from abtest.stats.moments import Moments
 
-    if not has_past(log, study):
+    if not log.has_times or not study.past:
         return Check("pre_period", "not_run", None, "the log holds nothing before the start")
-    good = [total for total in study.totals if total.name not in study.unusable]
-    names = {total.name for total in good}
-    rows = log.pre_period(study.span, good, product_pairs(study.metrics, good), exposed, study.pre_days)
-    before = {row.arm: Moments(row.n, row.sums, row.products) for row in rows}
+    last = [row for row in moments if row.window == (1, study.experiment.days)]
+    before = {
+        row.arm: Moments(
+            row.n,
+            {name.removeprefix(PRE): value for name, value in row.sums.items() if name.startswith(PRE)},
+            {
+                (a.removeprefix(PRE), b.removeprefix(PRE)): value
+                for (a, b), value in row.products.items()
+                if a.startswith(PRE) and b.startswith(PRE)
+            },
+        )
+        for row in last
+    }
+    names = {total.name.removeprefix(PRE) for total in study.past}
     metrics = [metric for metric in study.metrics if set(metric.columns) <= names]
     return check_pre_period(study.experiment, before, metrics, study.pre_days)
 
 
 def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | None]) -> "Span":
-    from warehouse.logs.queries import Span
+    from warehouse.logs.tables import Span
 
     if not log.has_times:
         for key in ("start", "days"):
@@ -280,6 +388,25 @@ def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | No
             f"the experiment starts at {_moment(start)}, after the log's end {_moment(extent.last_ts)}"
         )
     return Span(start, declaration.days or (extent.last_ts - start) // DAY_MS + 1)
+
+
+def _days_over(log: "EventLog", declaration: Declaration, span: "Span") -> int:
+    """How many of the declared days are over as far as the log goes; of days read off the log all are."""
+    from abtest.health import last_full_day
+
+    if declaration.days is None or declaration.days == 1 or not log.has_times:
+        return span.days
+    days = log.days(span)
+    rows = {day: n for day, (n, _) in days.items()}
+    if not rows:
+        return span.days
+    last = last_full_day(rows, days[max(days)][1], span.start_ts, fine=log.has_day_times)
+    if not last:
+        raise ValueError(
+            f"{log.name} ends on day 1 of {span.days}; analyse the experiment when a day is over, or declare"
+            " days = 1"
+        )
+    return last
 
 
 def _arms(seen: Mapping[str, int | None], declaration: Declaration, log: "EventLog") -> tuple[Arm, ...]:
@@ -327,14 +454,9 @@ def _default_metrics(log: "EventLog", kinds: Mapping[str, int]) -> tuple[Metric,
     return tuple(Metric(name, name, role="goal") for name in numbers[:MOST_DEFAULT_METRICS])
 
 
-def _filled(row: Any, study: Study) -> Any:
+def _filled(row: "Moments", study: Study) -> "Moments":
     absent = dict.fromkeys(study.unusable, 0)
-    pairs = {
-        pair: 0
-        for metric in study.metrics
-        for pair in combinations_with_replacement(metric.columns, 2)
-        if pair not in row.products and pair[::-1] not in row.products
-    }
+    pairs = dict.fromkeys(products_of(study.metrics), 0)
     return row._replace(sums={**absent, **row.sums}, products={**pairs, **row.products})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abtest.estimates import Measured
+from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import Form, form_covariance, linearised
 from abtest.stats.means import Comparison
@@ -51,7 +52,8 @@ Pairs = Mapping[tuple[str, int, int], Moments]
 class Looks:
     """The looks at a goal of one treatment that could be computed; lists hold one value a look.
 
-    `days`: the last day of each look; `p`: its own two-sided p; `p_so_far`: the sequential p after it.
+    `days`: the last day of each look (of `planned_days`); `p`: its own two-sided p; `p_so_far`: the
+    sequential p after it.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Looks:
     is_estimated: bool
     p: tuple[float, ...]
     p_so_far: tuple[float, ...]
+    planned_days: int
 
     def levels(self, alpha: float) -> dict[int, float]:
         """The two-sided level of each look, by day, where the whole test has level `alpha`."""
@@ -93,6 +96,12 @@ def look_days(days: int) -> list[int]:
     return [days * (i + 1) // n for i in range(n)]
 
 
+def looks_at(experiment: Experiment) -> list[int]:
+    """The days after which goals are tested, up to the last one seen, which is always among them."""
+    days = [day for day in look_days(experiment.planned_days) if day < experiment.days]
+    return [*days, experiment.days]
+
+
 def pairs_of(rows: Iterable[PairRow]) -> Pairs:
     """The rows by arm and days."""
     return {(row.arm, row.early, row.late): Moments(row.n, row.sums, row.products) for row in rows}
@@ -108,18 +117,22 @@ def looks_of(
     pairs: Pairs,
     *,
     alpha: float,
+    planned_days: int,
 ) -> Looks | None:
     """The looks of a metric at control and treatment (`arms`), from what was found by each day.
 
     None where the last look has no p. Looks without one are left out. Where `pairs` do not hold the looks'
-    co-moments, increments are taken as independent.
+    co-moments, increments are taken as independent. Before the last of the `planned_days` its information is
+    not known: alpha is then spent by days, which is less than by information, as that grows fast at first.
     """
     last = max(found)
     days = [day for day in sorted(found) if found[day].p is not None]
     if last not in days:
         return None
-    information = _information(
-        days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days]
+    information = (
+        _information(days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days])
+        if last == planned_days
+        else [day / planned_days for day in days]
     )
     estimated = _correlation(metric, arms, days, measured, moments, pairs)
     correlation = canonical_correlation(information) if estimated is None else estimated
@@ -133,6 +146,7 @@ def looks_of(
         estimated is not None,
         tuple(p_values),
         tuple(sequential_p(method, p_values, information, correlation, tuned_alpha=alpha)),
+        planned_days,
     )
 
 

@@ -7,9 +7,11 @@ A metric reads columns of a user's totals, as the warehouse sums them: `n_<kind>
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from itertools import product
+from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any, Literal
+
+from warehouse.events import PRE
 
 Role = Literal["goal", "guardrail", "diagnostic"]
 Direction = Literal["up", "down"]
@@ -81,15 +83,22 @@ def columns_of(metrics: Iterable[Metric]) -> list[str]:
     return list(dict.fromkeys(column for metric in metrics for column in metric.columns))
 
 
-def covariate_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
-    """Pairs of (column before the experiment, column during it) whose products CUPED needs, each once."""
-    return list(dict.fromkeys(pair for metric in metrics for pair in product(metric.past, metric.columns)))
+def products_of(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
+    """Pairs of columns whose products variances need, each once: squares, and numerator by denominator."""
+    pairs = [
+        pair for metric in metrics for pair in combinations_with_replacement(dict.fromkeys(metric.columns), 2)
+    ]
+    return list({frozenset(pair): pair for pair in pairs}.values())
 
 
-def look_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
-    """Pairs of columns whose products over two looks the goals' sequential test needs, each once."""
-    goals = [metric for metric in metrics if metric.role == "goal"]
-    return list(dict.fromkeys(pair for metric in goals for pair in product(metric.columns, metric.columns)))
+def past_products(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
+    """Pairs that CUPED needs, each once: totals before the start with each other and with those since."""
+    found: dict[frozenset[str], tuple[str, str]] = {}
+    for metric in metrics:
+        before = [PRE + column for column in dict.fromkeys(metric.past)]
+        pairs = [*combinations_with_replacement(before, 2), *product(before, metric.columns)]
+        found |= {frozenset(pair): pair for pair in pairs}
+    return list(found.values())
 
 
 def metrics_from(tables: Any, source: str) -> tuple[Metric, ...]:

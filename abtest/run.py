@@ -23,11 +23,14 @@ from warehouse.events import DAY_MS
 if TYPE_CHECKING:
     from abtest.analysis import Analysis, Check
     from abtest.logs import LogRequest
+    from abtest.segments import SegmentRows
     from baselines.ranker import Ranker
     from simulator.world import World
-    from warehouse.store import Warehouse
+    from warehouse.store import Cuts, Moments, PanelSums, Warehouse
 
 OVERLAP_USERS = 512
+ACTIVITY = "n_play"
+"""What users are called light, middle or heavy by: its total before the experiment."""
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
@@ -194,40 +197,98 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
 
 
 def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
-    """Moments from the database, then checks, effects, correction and verdict; needs no simulator."""
-    from abtest.analysis import analyse, windows
-    from abtest.metrics import METRICS, columns_of, covariate_products, look_products
+    """Sums from the database, then checks, effects, correction and verdict; needs no simulator.
 
-    settings = warehouse.experiment(name)
-    name, days, pre_days = settings["name"], settings["days"], settings.get("pre_days", 0)
-    daily = Experiment.from_settings(settings).design != "none"
-    sums = warehouse.looks(
+    Where the events end before the last full day it is an interim analysis of the days that are over.
+    """
+    from abtest.analysis import analyse, windows
+    from abtest.looks import looks_at
+    from abtest.metrics import METRICS, columns_of, past_products, products_of
+    from abtest.novelty import trend_days
+
+    recorded = warehouse.experiment(name)
+    name, pre_days = recorded["name"], recorded.get("pre_days", 0)
+    experiment = _as_far_as_recorded(warehouse, recorded)
+    settings = {**recorded, **experiment.settings()}
+    cuts = warehouse.activity_cuts(name, pre_days, ACTIVITY) if pre_days else None
+    sums = warehouse.panel(
         name,
-        days,
-        covariates=covariate_products(METRICS) if pre_days else (),
-        pairs=look_products(METRICS) if daily else (),
+        experiment.days,
+        columns=columns_of(METRICS),
+        products=[*products_of(METRICS), *(past_products(METRICS) if pre_days else ())],
         pre_days=pre_days,
+        activity=cuts,
     )
-    moments = warehouse.moments(name, windows(days), columns=columns_of(METRICS))
+    exposed: dict[str, int] = {}
+    for day, arm, n in warehouse.daily_exposed(name):
+        exposed[arm] = exposed.get(arm, 0) + (n if day <= experiment.days else 0)
+    segments = {"activity": _activity(sums, cuts)} if cuts else {}
+    since = sums.since_exposure() if experiment.days > 1 else []
     return analyse(
         settings,
-        [sums.extended(row) for row in moments],
-        exposed=warehouse.exposed(name),
+        sums.moments(windows(experiment.days)),
+        exposed=exposed,
         crossovers=warehouse.crossovers(name),
-        pairs=sums.pairs(days),
-        more_checks=health_of_run(warehouse, settings),
+        pairs=sums.pairs(looks_at(experiment)) if experiment.design != "none" else (),
+        more_checks=health_of_run(warehouse, settings, segments),
+        segments=segments,
+        since_exposure=since,
+        courses=sums.courses(trend_days(since)) if since else (),
     )
 
 
-def health_of_run(warehouse: "Warehouse", settings: dict[str, Any]) -> "list[Check]":
-    """The checks of a recorded run beyond its totals: assignment, each day's users and events."""
+def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Experiment:
+    """The experiment up to the last day that is over; ValueError where none is."""
+    from abtest.health import last_full_day
+
+    experiment = Experiment.from_settings(settings)
+    rows = _events_by_day(warehouse, experiment.days, settings["start_ts"])
+    last_ts = max((last for _, last in rows.values()), default=None)
+    if last_ts is None:
+        return experiment
+    last = last_full_day({day: n for day, (n, _) in rows.items()}, last_ts, settings["start_ts"])
+    if not last and experiment.days > 1:
+        raise ValueError(
+            f"experiment {experiment.name!r} is in its first day; analyse it when the day is over"
+        )
+    return experiment.until(last or 1)
+
+
+def _activity(sums: "PanelSums", cuts: "Cuts") -> "dict[str, list[Moments]]":
+    """The users by their plays before the experiment, the least active first, named with the numbers."""
+    names = {
+        "new": "new (no plays before)",
+        "light": f"light ({_plays(1, cuts.light)})",
+        "middle": f"middle ({_plays(cuts.light + 1, cuts.middle)})",
+        "heavy": f"heavy ({cuts.middle + 1:,} plays or more)",
+    }
+    (found,) = sums.by_group()
+    return {name: found[key] for key, name in names.items() if key in found}
+
+
+def _plays(low: int, high: int) -> str:
+    return f"{low:,} plays" if low == high else f"{low:,}-{high:,} plays"
+
+
+def _events_by_day(warehouse: "Warehouse", days: int, start_ts: int) -> dict[int, tuple[int, int]]:
+    """(events, last ts) of each day of an experiment that holds any."""
+    rows = warehouse.sql(
+        f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
+        f" WHERE ts >= {start_ts} AND ts < {start_ts + days * DAY_MS} GROUP BY ALL ORDER BY day"
+    ).to_pylist()
+    return {row["day"]: (row["n"], row["last"]) for row in rows}
+
+
+def health_of_run(warehouse: "Warehouse", settings: dict[str, Any], segments: "SegmentRows") -> "list[Check]":
+    """The checks of a recorded run beyond its totals: assignment, users by day and segment, days' events."""
     from abtest import health
     from abtest.checks import check_sample_ratio
 
     experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
     by_day: dict[int, dict[str, int]] = {}
     for day, arm, n in warehouse.daily_exposed(experiment.name):
-        by_day.setdefault(day, {})[arm] = n
+        if day <= experiment.days:
+            by_day.setdefault(day, {})[arm] = n
     exposures = warehouse.sql("SELECT experiment, user, arm FROM exposures ORDER BY ALL")
     mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
     users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
@@ -240,14 +301,16 @@ def health_of_run(warehouse: "Warehouse", settings: dict[str, Any]) -> "list[Che
         assigned = dict(zip(names.tolist(), arms.tolist(), strict=True))
         found.append(replace(check_sample_ratio(experiment, assigned), name="sample_ratio_assigned"))
     found.append(health.check_recorded_arms(counts, wrong))
-    found.append(health.check_slices(experiment, by_day, {})[0])
-    rows = warehouse.sql(
-        f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
-        f" WHERE ts >= {start_ts} AND ts < {start_ts + experiment.days * DAY_MS} GROUP BY ALL ORDER BY day"
-    ).to_pylist()
-    events = {row["day"]: row["n"] for row in rows}
+    by_segment = {
+        name: {row.arm: row.n for row in of_arms}
+        for of_dimension in segments.values()
+        for name, of_arms in of_dimension.items()
+    }
+    found += health.check_slices(experiment, by_day, by_segment)[: 2 if by_segment else 1]
+    rows = _events_by_day(warehouse, experiment.days, start_ts)
+    events = {day: n for day, (n, _) in rows.items()}
     found.append(health.check_days(experiment, events, start_ts))
-    last_ts = max((row["last"] for row in rows), default=None)
+    last_ts = max((last for _, last in rows.values()), default=None)
     found.append(health.check_watermark(experiment, events, last_ts, start_ts))
     return found
 
@@ -270,6 +333,10 @@ def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "A
 
     if request.mapping is not None or request.config is not None:
         analysis = analyse_log(request)
+    elif request.segments is not None:
+        raise ValueError(
+            "--segments are columns of an event log, which needs --map; a run has its own segments"
+        )
     elif len(request.places) > 1 or "://" in request.places[0]:
         raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
     else:

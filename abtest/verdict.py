@@ -3,12 +3,13 @@
 `invalid` where a check failed. A treatment can be shipped when a goal won, none lost, and every guardrail is
 shown to be non-inferior; it is refused when a goal lost and none won (a guardrail shown to be worse than its
 margin counts as a loss). Of several treatments that can be shipped it is the one with most goals won; only
-when all are refused is the decision `do_not_ship`. All else is `keep_running`. What won or lost is said by
+when all are refused is the decision `do_not_ship`. All else is `keep_running`, and so is an interim analysis
+(before the last day) in which no goal has crossed its bound. What won or lost is said by
 the corrected p over all goals and treatments, sequential where there are daily looks. `rule` says so.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from abtest.checks import Check
@@ -52,9 +53,12 @@ class _Case:
     undecided: list[Effect]
     unsafe: list[Effect]  # guardrails shown to be worse than their margins
     unproven: list[Effect]  # guardrails not shown to be non-inferior
+    is_interim: bool = False
 
     @property
     def decision(self) -> Decision:
+        if self.is_interim and not (self.won or self.lost):
+            return "keep_running"
         if self.won and not (self.lost or self.unsafe or self.unproven):
             return "ship"
         if (self.lost or self.unsafe) and not self.won:
@@ -79,11 +83,17 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
         else f"any goal is wrongly called won or lost with probability {experiment.alpha:g} at most"
     )
     correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} tests"
+    interim = (
+        f" Interim, days 1-{experiment.days} of {experiment.planned_days}: alpha is spent by days, a goal"
+        " decides only where it crosses the bound of a look, and a broken guardrail alone decides nothing."
+        if experiment.is_interim
+        else ""
+    )
     return (
         f"Goals: {TESTS[experiment.design]}; {correction}, so that {share}."
         f" Ship: a goal won, none lost, and {guardrails}."
         " Do not ship: a goal lost or a guardrail broken, and none won."
-        " Keep running: anything else. Invalid: a health check failed."
+        f" Keep running: anything else. Invalid: a health check failed.{interim}"
     )
 
 
@@ -102,6 +112,8 @@ def decide(
         _case([e for e in deciding if e.treatment == arm.name], arm.name, declared, experiment.alpha)
         for arm in experiment.treatments
     ]
+    if experiment.is_interim:
+        cases = [replace(case, is_interim=True) for case in cases]
     cases.sort(key=lambda case: (RANK.index(case.decision), -len(case.won), _smallest_p(case.won)))
     best = cases[0]
     n_tests = sum(len(case.won) + len(case.lost) + len(case.undecided) for case in cases)
@@ -113,8 +125,19 @@ def decide(
             "Could have been detected means: with probability 0.8, by a single test at"
             f" {experiment.alpha:g}{'; the correction asks for somewhat more' if n_tests > 1 else ''}."
         )
+    if experiment.is_interim:
+        reasons.insert(0, _interim(experiment, any(case.won or case.lost for case in cases)))
     shipped = best.treatment if best.decision == "ship" else None
     return Verdict(best.decision, tuple(reasons), shipped, rule_of(experiment, metrics))
+
+
+def _interim(experiment: Experiment, has_crossed: bool) -> str:
+    """What an analysis before the last day is, and what it may say."""
+    seen = f"Interim: days 1-{experiment.days} of {experiment.planned_days} are analysed"
+    if experiment.design == "none":
+        return f"{seen}; goals are tested once, after the last day, so nothing can be decided yet."
+    outcome = "a goal has crossed" if has_crossed else "no goal has crossed"
+    return f"{seen}; {outcome} the bound of a look up to day {experiment.days}."
 
 
 def _case(effects: list[Effect], treatment: str, declared: Mapping[str, Metric], alpha: float) -> _Case:

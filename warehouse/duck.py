@@ -63,6 +63,16 @@ class Duck:
             yield from self._connection.sql(text, params=parameters).to_arrow_reader(rows_per_block)
 
     @contextmanager
+    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
+        """The answer to a SELECT as a table for further questions inside the block; no file holds it."""
+        with self._told():
+            keep(self._connection, name, statement)
+        try:
+            yield kept_table(name, statement)
+        finally:
+            self._connection.execute(f"DROP TABLE temp.{name}")
+
+    @contextmanager
     def staged(self, name: str, table: pa.Table) -> Iterator[None]:
         """Let SQL read `table` under this name inside the block."""
         self._connection.register(name, table)
@@ -106,8 +116,22 @@ class Duck:
             yield
         except duckdb.ConnectionException as error:
             raise ValueError(f"the warehouse {self.path} is closed; open it again") from error
+        except duckdb.OutOfRangeException as error:
+            raise OverflowError(f"{self.path}: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise OSError(f"the database {self.path} failed: {_first_line(error)}") from error
+
+
+def keep(connection: duckdb.DuckDBPyConnection, name: str, statement: sa.Select) -> None:
+    """Make the answer to a SELECT a temporary table, which a read-only database may have as well."""
+    text, parameters = compiled(statement)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {text}", parameters)
+
+
+def kept_table(name: str, statement: sa.Select) -> sa.FromClause:
+    """The temporary table with the columns of its statement."""
+    columns = [sa.column(column.name, column.type) for column in statement.selected_columns]
+    return sa.table(name, *columns, schema="temp")
 
 
 def compiled(statement: sa.Executable) -> tuple[str, Sequence[Any]]:

@@ -16,6 +16,11 @@ LATE = "late_"
 """Before the name of a total: that of the later one of two looks."""
 
 
+def day_name(name: str, k: int) -> str:
+    """The name of a total of a user's k-th day since exposure."""
+    return f"{name}@{k}"
+
+
 class Kind(IntEnum):
     """What a user did. The value of an `impression` is the watch time in milliseconds, that of
     `panel_open`, `profile_enter` and `session` the stay in milliseconds; all other kinds carry 1."""

@@ -1,14 +1,14 @@
 """The questions that an experiment asks of a warehouse, as SQLAlchemy statements. Everything here is pure.
 
-One text serves every database. Only integers wide enough for exact sums of products differ (`WideInteger`).
-Division of integers would, so none is used: a day is told by the timestamp of its first millisecond.
+One text serves every database. Division of integers would differ between them, so none is used: a day is told
+by the timestamp of its first millisecond.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from enum import StrEnum
+from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
 
 from warehouse.events import DAY_MS, Kind
 from warehouse.schema import EVENTS, EXPOSURES, KEYS
@@ -31,20 +31,21 @@ class Window(NamedTuple):
     last_day: int
 
 
-class WideInteger(sa.types.UserDefinedType[int]):
-    """An integer of 38 digits or more, so that products of totals are exact."""
+class Activity(StrEnum):
+    """How active a user was before an experiment; `new` users did nothing that was counted."""
 
-    cache_ok = True
-
-
-@compiles(WideInteger)
-def _numeric(element: WideInteger, compiler: Any, **keywords: Any) -> str:
-    return "NUMERIC"
+    new = "new"
+    light = "light"
+    middle = "middle"
+    heavy = "heavy"
 
 
-@compiles(WideInteger, "duckdb")
-def _hugeint(element: WideInteger, compiler: Any, **keywords: Any) -> str:
-    return "HUGEINT"
+class Cuts(NamedTuple):
+    """The largest total of a column before the start with which a user is light, and middle."""
+
+    column: str
+    light: int
+    middle: int
 
 
 # What was logged
@@ -211,6 +212,70 @@ def before_start(users: sa.FromClause, start_ts: int, pre_days: int, columns: Se
     return sa.select(
         by_day.user, *(sa.cast(sa.func.sum(by_day[name]), sa.BigInteger).label(name) for name in columns)
     ).group_by(by_day.user)
+
+
+# A panel of them
+
+
+def panel_members(
+    experiment: str,
+    start_ts: int,
+    days: int,
+    *,
+    pre_days: int = 0,
+    before: Sequence[str] = (),
+    cuts: Cuts | None = None,
+) -> sa.Select:
+    """The members of a panel (`panel`): analysed users exposed in the days, with totals `before` the start.
+
+    With `cuts` their one group is how active they were before.
+    """
+    users = analysed(experiment).cte("analysed")
+    exposed = users.c.first_ts < _end(start_ts, days)
+    columns = [
+        users.c.user,
+        users.c.arm,
+        users.c.first_ts,
+        day_of(users.c.first_ts, start_ts).label("cohort_ts"),
+    ]
+    if not before:
+        return sa.select(*columns).where(exposed)
+    past = before_start(users, start_ts, pre_days, before).cte("before")
+    totals = [sa.func.coalesce(past.c[name], 0).label(f"p{i}") for i, name in enumerate(before)]
+    group = [] if cuts is None else [_activity(sa.func.coalesce(past.c[cuts.column], 0), cuts).label("g0")]
+    return (
+        sa.select(*columns, *totals, *group)
+        .select_from(users.outerjoin(past, users.c.user == past.c.user))
+        .where(exposed)
+    )
+
+
+def panel_days(members: sa.FromClause, start_ts: int, days: int, columns: Sequence[str]) -> sa.Select:
+    """The days of a panel (`panel`), of these members."""
+    of_day = user_days(members, start_ts, Window(1, days), columns).subquery("of_day").c
+    return sa.select(
+        of_day.user, of_day.day_ts, *(of_day[name].label(f"x{i}") for i, name in enumerate(columns))
+    )
+
+
+def activity_cuts(experiment: str, start_ts: int, pre_days: int, column: str) -> sa.Select:
+    """One row: so many have a third, and two thirds, of the analysed users with any at most."""
+    users = analysed(experiment).cte("analysed")
+    past = before_start(users, start_ts, pre_days, [column]).subquery("before")
+    total = past.c[column]
+    return sa.select(
+        sa.func.percentile_disc(sa.literal_column("1.0 / 3")).within_group(total),
+        sa.func.percentile_disc(sa.literal_column("2.0 / 3")).within_group(total),
+    ).where(total > 0)
+
+
+def _activity(total: sa.ColumnElement, cuts: Cuts) -> sa.ColumnElement:
+    return sa.case(
+        (total == 0, Activity.new),
+        (total <= cuts.light, Activity.light),
+        (total <= cuts.middle, Activity.middle),
+        else_=Activity.heavy,
+    )
 
 
 def _kind_of(name: str) -> Kind:

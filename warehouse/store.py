@@ -3,8 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,17 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import loading, looks, queries
+from warehouse import loading, panel, queries, sums
 from warehouse.batch import checked, content_hash, packed_rows
 from warehouse.duck import Duck
-from warehouse.events import DAY_MS
-from warehouse.looks import LookPair, LookSums
-from warehouse.moments import Moments, assembled, checked_columns, checked_windows, day_sums
+from warehouse.events import DAY_MS, PRE
 from warehouse.opening import open_database
-from warehouse.queries import Window
+from warehouse.panel import Ask, Pair
+from warehouse.queries import TOTALS, Cuts, Window
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
+from warehouse.sums import LookPair, Moments, PanelSums
 
-__all__ = ["LookPair", "LookSums", "Moments", "Warehouse", "Window"]
+__all__ = ["Cuts", "LookPair", "Moments", "PanelSums", "Warehouse", "Window"]
 
 HASH_BLOCK_ROWS = 262_144
 
@@ -203,53 +205,84 @@ class Warehouse:
         `columns` restricts them, in the order of TOTALS; fewer columns are much less work. An arm without any
         exposed user has no row.
         """
-        asked, names, start_ts = (
-            checked_windows(windows),
-            checked_columns(columns),
-            self._start_ts(experiment),
-        )
+        asked, names = checked_windows(windows), checked_columns(columns)
         if not asked:
             return []
-        exposed = self._database.rows(queries.exposed_by_day(experiment, start_ts))
-        rows = self._database.rows(day_sums(experiment, start_ts, asked, names)) if names else []
-        return assembled(rows, exposed, start_ts, asked, names)
+        found = self.panel(
+            experiment,
+            max(window.last_day for window in asked),
+            columns=names,
+            products=list(combinations_with_replacement(names, 2)),
+        )
+        return found.moments(asked)
 
-    def looks(
+    def panel(
         self,
         experiment: str,
         days: int,
         *,
-        covariates: Sequence[tuple[str, str]] = (),
-        pairs: Sequence[tuple[str, str]] = (),
+        columns: Sequence[str],
+        products: Sequence[Pair],
         pre_days: int = 0,
-    ) -> LookSums:
-        """What CUPED and a sequential analysis of days 1 to `days` need beside `moments`, as exact sums.
+        activity: Cuts | None = None,
+    ) -> PanelSums:
+        """The sums of days 1 to `days` from which every view of an experiment follows (`sums.PanelSums`).
 
-        `covariates`: pairs of a column of the last `pre_days` days before the start and a column whose
-        product with it is needed. `pairs`: columns whose products over two looks are needed, both orders
-        named.
-        `LookSums.extended` adds the former to moments, `LookSums.pairs` gives the latter.
+        `products` are pairs of columns; with `pre_` before its name a column is the total of the last
+        `pre_days` days before the start. With `activity` users are also summed by how active they were then.
         """
-        asked = looks.Asked(tuple(covariates), tuple(pairs))
-        if covariates and pre_days < 1:
-            raise ValueError(f"pre_days is {pre_days}; covariates need 1 day or more before the experiment")
-        checked_columns([*asked.before, *asked.columns])
         start_ts = self._start_ts(experiment)
-        if not asked.columns:
-            return LookSums(asked)
-        (span,) = checked_windows([(1, days)])
-        users = looks.users_before(experiment, start_ts, pre_days, asked)
-        by_day = looks.days_with_covariates(experiment, start_ts, span.last_day, pre_days, asked)
-        crossed = looks.days_crossed(experiment, start_ts, span.last_day, asked) if pairs else None
-        return looks.read(
-            asked,
-            start_ts,
-            self._database.rows(users),
-            self._database.rows(by_day),
-            [] if crossed is None else self._database.rows(crossed),
+        past = [name for pair in products for name in pair if name.startswith(PRE)]
+        past += [PRE + activity.column] if activity else []
+        before = tuple(dict.fromkeys(past))
+        checked_columns([*columns, *(name.removeprefix(PRE) for name in before)])
+        if before and pre_days < 1:
+            raise ValueError(f"pre_days is {pre_days}; covariates need 1 day or more before the experiment")
+        ask = Ask(
+            start_ts, days, tuple(columns), tuple(products), before, n_groups=0 if activity is None else 1
         )
+        statement = queries.panel_members(
+            experiment,
+            start_ts,
+            days,
+            pre_days=pre_days,
+            before=[name.removeprefix(PRE) for name in before],
+            cuts=activity,
+        )
+        with self._database.kept(panel.MEMBERS, statement) as members:
+            try:
+                return self._panel(ask, members)
+            except OverflowError:  # products in 64 bits are faster and mostly do; wider ones always do
+                return self._panel(replace(ask, wide=frozenset((*columns, *before))), members)
+
+    def activity_cuts(self, experiment: str, pre_days: int, column: str) -> Cuts | None:
+        """Where analysed users, by a total before the start, fall into thirds; None where all have 0."""
+        checked_columns([column])
+        statement = queries.activity_cuts(experiment, self._start_ts(experiment), pre_days, column)
+        ((light, middle),) = self._database.rows(statement)
+        return None if light is None else Cuts(column, int(light), int(middle))
 
     # Steps
+
+    def _panel(self, ask: Ask, members: sa.FromClause) -> PanelSums:
+        rows = self._database.rows
+        of_members = rows(panel.of_members(members, ask, ("arm", "cohort_ts")))
+        if not ask.columns:
+            return sums.read(ask, of_members, [], [])
+        days = queries.panel_days(members, ask.start_ts, ask.n_days, ask.columns)
+        with self._database.kept(panel.DAYS, days) as of_days:
+            groups = [
+                rows(panel.of_totals(totals, ask, (f"g{i}", "arm")))
+                for totals in [panel.totals_of(members, of_days, ask).subquery("totals")]
+                for i in range(ask.n_groups)
+            ]
+            return sums.read(
+                ask,
+                of_members,
+                rows(panel.of_days(members, of_days, ask)),
+                rows(panel.crossed(members, of_days, ask)),
+                groups,
+            )
 
     def _is_recorded(self, batch_id: str, content: str) -> bool:
         rows = self._database.rows(sa.select(BATCHES.c.content_hash).where(BATCHES.c.batch_id == batch_id))
@@ -296,3 +329,24 @@ class Warehouse:
 
     def _scalar(self, statement: sa.Select) -> Any:
         return self._database.rows(statement)[0][0]
+
+
+def checked_windows(windows: Iterable[tuple[int, int]]) -> list[Window]:
+    """The windows as such; ValueError unless 1 <= first_day <= last_day."""
+    result = [Window(*window) for window in windows]
+    for window in result:
+        if not 1 <= window.first_day <= window.last_day:
+            raise ValueError(
+                f"window {tuple(window)} is no range of days; days count from 1, first day first"
+            )
+    return result
+
+
+def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns in the order of TOTALS, all of them for None; LookupError names the known ones."""
+    if columns is None:
+        return TOTALS
+    for name in columns:
+        if name not in TOTALS:
+            raise LookupError(f"unknown column {name!r}; totals have: {', '.join(TOTALS)}")
+    return tuple(name for name in TOTALS if name in columns)

@@ -46,7 +46,7 @@ def sequential_document(goal: "Goal") -> dict[str, Any]:
         "correlation": "estimated" if looks.is_estimated else "independent increments",
         "looks": rows,
         "decided_on": decided_on,
-        "biased": decided_on is not None and decided_on < looks.days[-1],
+        "biased": decided_on is not None and decided_on < looks.planned_days,
     }
 
 

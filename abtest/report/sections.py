@@ -1,7 +1,6 @@
 """What a report says, in which order: text and tables of strings, for the terminal and Markdown alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from abtest.report.numbers import (
@@ -14,9 +13,8 @@ from abtest.report.numbers import (
     p_value,
     percent,
 )
-
-Document = Mapping[str, Any]
-Effects = list[Mapping[str, Any]]
+from abtest.report.section import Document, Effects, Section
+from abtest.report.views import novelty_sections, segment_sections
 
 HEADLINES = {
     "ship": "SHIP {treatment}",
@@ -44,6 +42,7 @@ SEQUENTIAL_NOTE = (
     " of days. p so far: the smallest alpha at which a look up to then would have rejected, before the"
     " correction."
 )
+INTERIM_NOTE = "The information of the last look is not known yet: information and alpha spent are by days."
 EARLY_NOTE = (
     "{names} crossed a bound before the last day: the estimate at that look is biased away from 0, since a"
     " look stops a test when its effect looks large. Days 1-{days} stand in the table of windows."
@@ -54,22 +53,12 @@ TREND_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Section:
-    """A title, a table of strings (headers may be empty: no table; the first `n_text` columns are words), and
-    notes below it."""
-
-    title: str
-    headers: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = ()
-    n_text: int = 1
-
-
 def headline(document: Document) -> str:
     """The verdict in a few words."""
     verdict = document["verdict"]
-    return HEADLINES[verdict["decision"]].format(treatment=verdict.get("treatment"))
+    said = HEADLINES[verdict["decision"]].format(treatment=verdict.get("treatment"))
+    days, planned = (document["experiment"].get(key) for key in ("days", "planned_days"))
+    return f"{said} (interim: days 1-{days} of {planned})" if planned else said
 
 
 def sections(document: Document) -> list[Section]:
@@ -84,6 +73,8 @@ def sections(document: Document) -> list[Section]:
         found += _deciding(document, deciding, versus)
         found += _looks(document, treatment, versus)
         found += _trends(document, effects, versus)
+        found += novelty_sections(document, treatment, versus)
+        found += segment_sections(document, treatment, versus)
     found += [_overlap(document), _truth(document)]
     return [section for section in found if section.rows or not section.headers]
 
@@ -101,8 +92,9 @@ def _experiment(document: Document) -> Section:
         )
         for arm in experiment["arms"]
     ]
+    planned = experiment.get("planned_days")
     facts = {
-        "days": experiment["days"],
+        "days": f"{experiment['days']} of {planned}" if planned else experiment["days"],
         "stage": experiment["stage"],
         "users of the world": None if experiment["n_users"] is None else count(experiment["n_users"]),
         "seed": experiment["seed"],
@@ -228,6 +220,8 @@ def _looks(document: Document, treatment: str, versus: str) -> list[Section]:
         return []
     kinds = dict.fromkeys(test["correlation"] for test in document["sequential"])
     notes = [SEQUENTIAL_NOTE, f"Correlation of the looks: {', '.join(kinds)}."]
+    if document["experiment"].get("planned_days"):
+        notes.append(INTERIM_NOTE)
     headers = ("goal", "day", "information", "alpha spent", "level", "p", "p so far", "bound")
     return [Section(f"{versus}: daily looks", headers, rows, notes)]
 

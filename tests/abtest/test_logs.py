@@ -226,7 +226,6 @@ def test_a_lost_share_of_one_arm_withholds_the_verdict_with_exit_code_3(
     [
         ("pre-period", "pre_period"),
         ("missing day", "missing_days"),
-        ("cut short", "late_data"),
         ("doubled", "duplicates"),
         ("no user", "rows"),
     ],
@@ -240,8 +239,6 @@ def test_each_fault_of_a_log_fails_its_own_check(
         log["kind"] = np.where((day < 0) & (log["variant"] == "new"), "view", log["kind"])
     elif fault == "missing day":
         log = {name: column[day != 1] for name, column in log.items()}
-    elif fault == "cut short":
-        log = {name: column[day < 2] for name, column in log.items()}
     elif fault == "doubled":
         again = (log["variant"] == "new") & (np.arange(len(day)) % 20 == 0)
         log = {name: np.concatenate([column, column[again]]) for name, column in log.items()}

@@ -9,8 +9,23 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from warehouse import queries
 from warehouse.duck import compiled
 from warehouse.events import Event, Kind
-from warehouse.moments import day_sums
+from warehouse.panel import Ask, crossed, of_days, of_totals, totals_of
 from warehouse.schema import KEYS, RANGES, RECORDS, TABLES, arrow_schema
+
+COLUMNS = ("n_play", "watch_ms")
+ASK = Ask(
+    0,
+    3,
+    COLUMNS,
+    (COLUMNS, ("pre_n_play", "n_play"), ("pre_n_play", "pre_n_play")),
+    before=("pre_n_play",),
+    wide=frozenset({"watch_ms"}),
+    n_groups=1,
+)
+MEMBERS = queries.panel_members(
+    "feed", 0, 3, pre_days=2, before=["n_play"], cuts=queries.Cuts("n_play", 3, 9)
+)
+DAYS = queries.panel_days(MEMBERS.subquery("members"), 0, 3, COLUMNS)
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -45,12 +60,11 @@ def test_every_kind_is_counted() -> None:
         queries.crossovers("feed"),
         queries.exposed_by_day("feed", 0),
         queries.totals("feed", 0, queries.Window(1, 5)),
-        day_sums(
-            "feed",
-            0,
-            [queries.Window(1, 1), queries.Window(1, 2), queries.Window(2, 3)],
-            ["n_play", "watch_ms"],
-        ),
+        MEMBERS,
+        DAYS,
+        of_days(MEMBERS.cte("m"), DAYS.cte("d"), ASK),
+        crossed(MEMBERS.cte("m"), DAYS.cte("d"), ASK),
+        of_totals(totals_of(MEMBERS.cte("m"), DAYS.cte("d"), ASK).subquery(), ASK, ("g0", "arm")),
     ],
 )
 def test_databases_differ_in_wide_integers_only(statement: sa.Select) -> None:

@@ -1,23 +1,32 @@
 """EventLog: a foreign log of events, and the questions that an analysis of an experiment asks of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import frexp
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 
 from warehouse.events import DAY_MS
-from warehouse.logs import queries
-from warehouse.logs.columns import Column, LogMapping, find_column
-from warehouse.logs.moments import LogMoments, Number, central_moments, exact_moments, exposed_until
+from warehouse.logs import contents, exposure, panel
+from warehouse.logs.central import central_moments, central_sums
+from warehouse.logs.columns import Column, LogMapping
+from warehouse.logs.opening import tables_of
 from warehouse.logs.places import Database, open_place
-from warehouse.logs.queries import PRE, LogTables, Span
-from warehouse.logs.times import form_of
+from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, check_total, default_total
+from warehouse.panel import DAYS, MEMBERS, Ask, Pair, crossed, of_days, of_members, of_totals, totals_of
 from warehouse.queries import Window
+from warehouse.sums import Moments, PanelSums, read, read_one_day
 
-Sums = dict[tuple[Window, str], tuple[dict[str, Number], dict[tuple[str, str], Number]]]
+GRID_BITS = (53, 48, 40, 32)
+"""Floats are rounded to whole multiples of a power of 2, so that the largest has so many bits: the first is a
+double's own precision, the others are for sums of squares that would not fit 127 bits."""
+MOST_SEGMENT_VALUES = 1000
+EXPOSED = "panel_exposed"
 
 __all__ = ["EventLog", "Extent", "Span", "UserCounts", "ValueCounts"]
 
@@ -71,6 +80,9 @@ class EventLog:
         self._database = database
         self._tables = tables
         self._extent: Extent | None = None
+        self._magnitudes: dict[str, float] = {}
+        self._exposures: dict[Span, sa.FromClause] = {}
+        self._kept = ExitStack()
         self.name = database.name
 
     @classmethod
@@ -101,7 +113,7 @@ class EventLog:
         try:
             return cls(
                 place.database,
-                _tables(
+                tables_of(
                     place.database, place.events, place.assignment, mapping, ignored_arms, exposure_event
                 ),
             )
@@ -110,6 +122,7 @@ class EventLog:
             raise
 
     def close(self) -> None:
+        self._kept.close()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -161,18 +174,18 @@ class EventLog:
     def extent(self) -> Extent:
         """Rows, what they lack, and from when to when."""
         if self._extent is None:
-            n, users, times, arms, *moments = self._database.rows(queries.extent(self._tables))[0]
+            n, users, times, arms, *moments = self._database.rows(contents.extent(self._tables))[0]
             self._extent = Extent(n, n - users, n - times, n - arms, *map(_whole, moments))
         return self._extent
 
     def arms(self) -> dict[str, int | None]:
         """Every arm in the log with the time when it was first seen, those of `ignored_arms` left out."""
-        rows = self._database.rows(queries.arms(self._tables))
+        rows = self._database.rows(contents.arms(self._tables))
         return {arm: _whole(ts) for arm, ts in rows if arm not in self._tables.ignored_arms}
 
     def kinds(self) -> dict[str, int]:
         """Rows of each kind of event (up to 1,000 kinds, the commonest first)."""
-        rows = self._database.rows(queries.kinds(self._tables))
+        rows = self._database.rows(contents.kinds(self._tables))
         return {kind: n for kind, n in rows if kind is not None}
 
     def values(self, names: Iterable[str]) -> dict[str, ValueCounts]:
@@ -180,161 +193,253 @@ class EventLog:
         columns = [self.columns[name] for name in dict.fromkeys(names)]
         if not columns:
             return {}
-        row = [int(n) for n in self._database.rows(queries.values(self._tables, columns))[0]]
+        row = [int(n) for n in self._database.rows(contents.values(self._tables, columns))[0]]
         return {c.name: ValueCounts(*row[3 * i : 3 * i + 3]) for i, c in enumerate(columns)}
 
     def duplicates(self, span: Span) -> dict[str, tuple[int, int]]:
         """(rows, rows that repeat another) by arm, "" where the arm is not in the events."""
-        rows = self._database.rows(queries.duplicates(self._tables, span))
+        rows = self._database.rows(contents.duplicates(self._tables, span))
         return {arm or "": (int(n), int(repeats)) for arm, n, repeats in rows}
 
     def days(self, span: Span) -> dict[int, tuple[int, int]]:
         """(rows, last ts) of each day of the experiment that holds an event."""
-        rows = self._database.rows(queries.days_with_events(self._tables, span))
+        rows = self._database.rows(contents.days_with_events(self._tables, span))
         return {(int(ts) - span.start_ts) // DAY_MS + 1: (int(n), int(last)) for ts, n, last in rows}
 
     def lateness(self, span: Span) -> tuple[int, int, int | None]:
         """(rows with both times, rows that arrived over an hour late, largest delay in ms)."""
-        n, late, largest = self._database.rows(queries.lateness(self._tables, span))[0]
+        n, late, largest = self._database.rows(contents.lateness(self._tables, span))[0]
         return int(n), int(late), _whole(largest)
 
     # Who was exposed
 
     def assigned(self, span: Span) -> UserCounts:
         """Users by day of their assignment."""
-        return self._users(queries.assigned(self._tables, span), span)
+        return self._users(exposure.assigned(self._tables, span).subquery("assigned_users"), span)
 
     def exposed(self, span: Span) -> UserCounts:
         """Users by day of their first exposure: those that are analysed."""
-        return self._users(queries.exposed(self._tables, span), span)
+        return self._users(self._exposed(span), span)
 
     def segments(self, span: Span) -> dict[str, dict[str, dict[str, int]]]:
         """Exposed users by segment column, value ("" for none) and arm."""
-        users = queries.exposed(self._tables, span)
+        users = self._exposed(span)
         found: dict[str, dict[str, dict[str, int]]] = {}
         for index, name in enumerate(self.mapping.segments):
             values = found.setdefault(name, {})
-            for value, arm, n in self._database.rows(queries.users_by_segment(users, index)):
+            rows = self._database.rows(exposure.users_by_segment(users, index))
+            if len({value for value, _, _ in rows}) > MOST_SEGMENT_VALUES:
+                raise ValueError(
+                    f"segment {name!r} has more than {MOST_SEGMENT_VALUES:,} values; map a column with fewer"
+                )
+            for value, arm, n in rows:
                 values.setdefault(value or "", {})[arm] = int(n)
         return found
 
     # What the exposed did
+
+    def panel(
+        self,
+        span: Span,
+        totals: Sequence[Total],
+        products: Iterable[Pair],
+        exposed: UserCounts,
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
+        by_segment: bool = False,
+    ) -> PanelSums:
+        """The sums from which every view of the experiment follows.
+
+        `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before
+        the start, under other names. With `by_segment` users are also summed by their segments.
+
+        All sums are exact, so they do not depend on the order of rows or the number of threads: floats are
+        put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
+        """
+        ask = self._ask(span, totals, products, past, by_segment=by_segment)
+        floats = frozenset(total.name for total in (*totals, *past) if self._is_float(total))
+        everything = frozenset((*ask.columns, *ask.before))
+        plans = [(GRID_BITS[0], floats), (GRID_BITS[0], everything)]
+        plans += [(bits, everything) for bits in GRID_BITS[1:] if floats]
+        for bits, wide in plans[:-1]:
+            with suppress(OverflowError):
+                return self._panel(replace(ask, wide=wide), span, totals, past, pre_days, bits, exposed)
+        bits, wide = plans[-1]
+        return self._panel(replace(ask, wide=wide), span, totals, past, pre_days, bits, exposed)
 
     def moments(
         self,
         span: Span,
         windows: Sequence[tuple[int, int]],
         totals: Sequence[Total],
-        pairs: Iterable[tuple[str, str]],
+        pairs: Iterable[Pair],
         exposed: UserCounts,
         *,
         past: Sequence[Total] = (),
         pre_days: int = 0,
-    ) -> list[LogMoments]:
+    ) -> list[Moments]:
         """Sums of each total and of the products of the named pairs, by window and arm.
 
-        `past` are totals of the same users in the `pre_days` before the start, under other names.
-
-        Sums of integers and decimals are exact; those with a float are taken by one thread around a
-        centre.
+        As `panel` gives them; where the database is not up to it, around a centre, by one thread.
         """
-        extent = self.extent() if not self.has_assignment else None
-        one_arm = (
-            extent is not None
-            and not (extent.without_arm or exposed.crossed)
-            and not self._tables.ignored_arms
-            and self.exposure_event is None
-        )
-        days = queries.user_days(self._tables, span, totals, one_arm=one_arm)
-        if past:
-            before = queries.pre_period(self._tables, span, past, pre_days)
-            days = queries.with_past(days, before, len(totals), len(past))
-        asked = [Window(*window) for window in windows]
-        return self._moments(days, span, asked, [*totals, *past], list(pairs), exposed)
+        pairs, asked = list(pairs), [Window(*window) for window in windows]
+        try:
+            found = self.panel(span, totals, pairs, exposed, past=past, pre_days=pre_days).moments(asked)
+        except OverflowError:
+            return self.central_moments(span, asked, totals, pairs, exposed, past=past, pre_days=pre_days)
+        return _complete(found, asked, exposed)
 
-    def pre_period(
+    def central_moments(
         self,
         span: Span,
+        windows: Sequence[Window],
         totals: Sequence[Total],
-        pairs: Iterable[tuple[str, str]],
+        pairs: Iterable[Pair],
         exposed: UserCounts,
-        pre_days: int,
-    ) -> list[LogMoments]:
-        """The same of the days before the start, of the same users: window (0, 0)."""
-        days = queries.pre_period(self._tables, span, totals, pre_days)
-        return self._moments(days, span, [PRE], totals, list(pairs), exposed)
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
+    ) -> list[Moments]:
+        """The same in floating point, each window for itself (`logs.central`)."""
+        self._database.one_thread()
+        ask = self._ask(span, totals, pairs, past)
+        ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self._is_float(t)))
+        try:
+            with self._relations(ask, span, totals, past, pre_days, None, exposed) as (who, days):
+                rows = self._database.rows(central_sums(who, days, ask, span, windows))
+            scales = [self._scale(total) for total in (*past, *totals)]
+            found = central_moments(rows, ask, scales)
+        except OverflowError as error:
+            raise ValueError(f"values of the log are too large to be squared and summed: {error}") from error
+        return _complete(found.values(), windows, exposed)
 
     # Steps
 
-    def _users(self, users: sa.Select, span: Span) -> UserCounts:
+    def _exposed(self, span: Span) -> sa.FromClause:
+        """The exposed users, found once for all that is asked about them."""
+        if span not in self._exposures:
+            name = f"{EXPOSED}_{len(self._exposures)}"
+            statement = exposure.exposed(self._tables, span)
+            self._exposures[span] = self._kept.enter_context(self._database.kept(name, statement))
+        return self._exposures[span]
+
+    def _users(self, users: sa.FromClause, span: Span) -> UserCounts:
         by_day: dict[tuple[int, str], int] = {}
         crossed = 0
-        for arm, other, day_ts, n in self._database.rows(queries.users_by_day(users, span)):
+        for arm, other, day_ts, n in self._database.rows(exposure.users_by_day(users, span)):
             if arm != other:
                 crossed += int(n)
                 continue
             by_day[(int(day_ts) - span.start_ts) // DAY_MS + 1, arm] = int(n)
         return UserCounts(by_day, crossed)
 
-    def _moments(
+    def _ask(
         self,
-        days: sa.Select,
         span: Span,
-        windows: Sequence[Window],
         totals: Sequence[Total],
-        pairs: Sequence[tuple[str, str]],
-        exposed: UserCounts,
-    ) -> list[LogMoments]:
-        by_name = {total.name: total for total in totals}
-        is_float = {total.name: self._is_float(total) for total in totals}
-        exact = [pair for pair in pairs if not any(is_float[name] for name in pair)]
-        central = [pair for pair in pairs if pair not in exact]
-        found: Sums = {}
-        try:
-            _merge(found, self._sums(days, span, windows, totals, exact, is_exact=True))
-        except OverflowError:
-            central, found = list(pairs), {}
-        try:
-            _merge(found, self._sums(days, span, windows, totals, central, is_exact=False))
-        except OverflowError as error:
-            raise ValueError(f"values of the log are too large to be squared and summed: {error}") from error
-        nothing = dict.fromkeys(by_name, 0), dict.fromkeys(pairs, 0)
-        last = {window: span.days if window == PRE else window.last_day for window in windows}
-        return [
-            LogMoments(
-                arm,
-                window,
-                exposed_until(exposed.by_day, arm, last[window]),
-                *found.get((window, arm), nothing),
-            )
-            for window in windows
-            for arm in exposed.by_arm()
-        ]
-
-    def _sums(
-        self,
-        days: sa.Select,
-        span: Span,
-        windows: Sequence[Window],
-        totals: Sequence[Total],
-        pairs: Sequence[tuple[str, str]],
+        products: Iterable[Pair],
+        past: Sequence[Total],
         *,
-        is_exact: bool,
-    ) -> Sums:
-        """Sums and products for the named pairs, by integers or by deviations from a centre."""
-        asked = [total for total in totals if any(total.name in pair for pair in pairs)]
-        if not asked:
-            return {}
-        if not is_exact:
-            self._database.one_thread()
-        names = [total.name for total in asked]
-        at = [(names.index(a), names.index(b)) for a, b in pairs]
-        scales = [self._scale(total) for total in asked]
-        statement = queries.exact_sums if is_exact else queries.central_sums
-        read = exact_moments if is_exact else central_moments
-        cte = _only(days, totals, asked).cte("user_days")
-        rows = self._database.rows(statement(cte, span, windows, asked, at))
-        return {(Window(row[0], row[1]), row[2]): read(row, names, scales, at) for row in rows}
+        by_segment: bool = False,
+    ) -> Ask:
+        return Ask(
+            span.start_ts,
+            span.days,
+            tuple(total.name for total in totals),
+            tuple(products),
+            tuple(total.name for total in past),
+            anys=frozenset(total.name for total in totals if total.how == "any"),
+            n_groups=len(self.mapping.segments) if by_segment else 0,
+        )
+
+    def _panel(
+        self,
+        ask: Ask,
+        span: Span,
+        totals: Sequence[Total],
+        past: Sequence[Total],
+        pre_days: int,
+        bits: int,
+        exposed: UserCounts,
+    ) -> PanelSums:
+        exponents = self._exponents([*totals, *past], bits)
+        factors = self._factors([*totals, *past], exponents)
+        rows, groups = self._database.rows, [f"g{i}" for i in range(ask.n_groups)]
+        if self._is_one_row_a_user(span, exposed) and not (past and self.has_times):
+            at_once = panel.totals_at_once(self._tables, span, ask, totals, past, exponents).subquery("t")
+            return read_one_day(
+                ask,
+                rows(of_totals(at_once, ask, ("arm", "cohort_ts"))),
+                [rows(of_totals(at_once, ask, (group, "arm"))) for group in groups],
+                factors,
+            )
+        with self._relations(ask, span, totals, past, pre_days, exponents, exposed) as (who, days):
+            per_user = totals_of(who, days, ask).subquery("totals")
+            grouped = [rows(of_totals(per_user, ask, (group, "arm"))) for group in groups]
+            if span.days == 1:
+                return read_one_day(
+                    ask, rows(of_totals(per_user, ask, ("arm", "cohort_ts"))), grouped, factors
+                )
+            of_users = rows(of_members(who, ask, ("arm", "cohort_ts")))
+            if not totals:
+                return read(ask, of_users, [], [], grouped, factors)
+            return read(
+                ask, of_users, rows(of_days(who, days, ask)), rows(crossed(who, days, ask)), grouped, factors
+            )
+
+    @contextmanager
+    def _relations(
+        self,
+        ask: Ask,
+        span: Span,
+        totals: Sequence[Total],
+        past: Sequence[Total],
+        pre_days: int,
+        exponents: Mapping[str, int] | None,
+        exposed: UserCounts,
+    ) -> Iterator[tuple[sa.FromClause, sa.FromClause]]:
+        """The members and their days, kept for as long as the block asks."""
+        log = self._tables
+        first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
+        lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
+        members = panel.members(log, span, ask, self._exposed(span), past, pre_days, exponents)
+        with self._database.kept(MEMBERS, members) as who:
+            days = panel.days(
+                log, span, ask, totals, who, exponents, counts_from_start=not (first_counts or lacks_arms)
+            )
+            with self._database.kept(DAYS, days) as of_days:
+                yield who, of_days
+
+    def _is_one_row_a_user(self, span: Span, exposed: UserCounts) -> bool:
+        """Whether the log is a table of users already, all of them exposed in the one day there is."""
+        extent = self.extent()
+        n_users = sum(exposed.by_day.values())
+        return (
+            span.days == 1
+            and not self.has_assignment
+            and not exposed.crossed
+            and n_users == extent.rows - extent.without_user
+        )
+
+    def _exponents(self, totals: Sequence[Total], bits: int) -> dict[str, int]:
+        """For each column of floats the power of 2 that makes its largest value a number of so many bits."""
+        names = dict.fromkeys(total.column or "" for total in totals if self._is_float(total))
+        new = [self.columns[name] for name in names if name not in self._magnitudes]
+        if new:
+            (found,) = self._database.rows(contents.magnitudes(self._tables, new))
+            self._magnitudes |= {c.name: value or 0.0 for c, value in zip(new, found, strict=True)}
+        return {name: min(bits - frexp(self._magnitudes[name])[1], 1000) for name in names}
+
+    def _factors(self, totals: Sequence[Total], exponents: Mapping[str, int]) -> dict[str, Fraction]:
+        """What the whole numbers of a total are multiples of its values by, where that is not 1."""
+        found = {}
+        for total in totals:
+            if self._is_float(total):
+                found[total.name] = Fraction(2) ** exponents[total.column or ""]
+            elif self._scale(total):
+                found[total.name] = Fraction(10) ** self._scale(total)
+        return found
 
     def _is_float(self, total: Total) -> bool:
         return total.how == "sum" and self.columns[total.column or ""].kind == "float"
@@ -344,92 +449,19 @@ class EventLog:
         return column.scale if column is not None and column.kind == "decimal" else 0
 
 
-def _tables(
-    database: Database,
-    events: str,
-    assignment: str | None,
-    mapping: LogMapping,
-    ignored_arms: Sequence[str],
-    exposure_event: str | None,
-) -> LogTables:
-    columns = database.columns(events)
-    shown = f"the log ({database.name})"
-    for name in (mapping.user, mapping.ts, mapping.event, mapping.value, mapping.id, mapping.ingest):
-        if name is not None:
-            find_column(columns, name, shown)
-    source = _clause(events, columns)
-    if exposure_event is not None and mapping.event is None:
-        raise ValueError(f"exposure is event {exposure_event!r}; map the column of kinds, event=")
-    if exposure_event is not None and mapping.ts is None:
-        raise ValueError("exposure by an event needs times; map them, ts=")
-    ts_form = (
-        form_of(database, source, columns[mapping.ts], mapping.ts_unit) if mapping.ts is not None else None
-    )
-    ingest_form = (
-        form_of(database, source, columns[mapping.ingest], mapping.ts_unit) if mapping.ingest else None
-    )
-    assigned = assigned_form = None
-    if assignment is None:
-        for key in ("assignment_user", "assignment_arm", "assignment_ts"):
-            if getattr(mapping, key) is not None:
-                raise ValueError(f"the mapping has {key} and there is no assignment table; give --assignment")
-        for name in (mapping.arm, *mapping.segments) if mapping.arm else mapping.segments:
-            find_column(columns, name, shown)
-    else:
-        own = database.columns(assignment)
-        mapping = replace(
-            mapping,
-            assignment_user=find_column(own, mapping.assignment_user or mapping.user, "the assignment").name,
-            assignment_arm=find_column(own, mapping.assignment_arm or mapping.arm, "the assignment").name,
-            assignment_ts=_assignment_ts(mapping, own, ts_form),
-        )
-        for name in mapping.segments:
-            find_column(own, name, "the assignment")
-        assigned = _clause(assignment, own)
-        if mapping.assignment_ts is not None:
-            assigned_form = form_of(database, assigned, own[mapping.assignment_ts], mapping.ts_unit)
-    return LogTables(
-        source,
-        assigned,
-        mapping,
-        columns,
-        ts_form,
-        ingest_form,
-        assigned_form,
-        tuple(ignored_arms),
-        exposure_event,
-    )
-
-
-def _assignment_ts(mapping: LogMapping, own: Mapping[str, Column], ts_form: str | None) -> str | None:
-    if mapping.assignment_ts is not None:
-        if ts_form is None:
-            raise ValueError("assignment_ts is mapped and ts is not; map the events' times too, ts=")
-        return find_column(own, mapping.assignment_ts, "the assignment").name
-    return mapping.ts if mapping.ts in own else None
-
-
-def _clause(table: str, columns: Iterable[str]) -> sa.TableClause:
-    named = sa.sql.quoted_name(table, quote=True)
-    return sa.table(named, *(sa.column(sa.sql.quoted_name(name, quote=True)) for name in columns))
-
-
-def _merge(into: Sums, more: Sums) -> None:
-    """Add sums of other columns; what is there already is exact and stays."""
-    for key, (sums, products) in more.items():
-        old = into.get(key, ({}, {}))
-        into[key] = ({**sums, **old[0]}, {**products, **old[1]})
-
-
-def _only(days: sa.Select, totals: Sequence[Total], asked: Sequence[Total]) -> sa.Select:
-    """The columns of `asked` alone, numbered anew."""
-    if list(totals) == list(asked):
-        return days
-    d = days.subquery("all_totals").c
-    kept = [d[f"t{totals.index(total)}"].label(f"t{i}") for i, total in enumerate(asked)]
-    marks = [d.is_past] if "is_past" in d else []
-    return sa.select(d.user, d.arm, d.day_ts, *marks, *kept)
-
-
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _complete(found: Iterable[Moments], windows: Sequence[Window], exposed: UserCounts) -> list[Moments]:
+    """By window and arm, an arm of nobody in the window among them."""
+    rows = {(row.window, row.arm): row for row in found}
+    any_row = next(iter(rows.values()), None)
+    nothing = (
+        ({}, {}) if any_row is None else (dict.fromkeys(any_row.sums, 0), dict.fromkeys(any_row.products, 0))
+    )
+    return [
+        rows.get((window, arm), Moments(arm, window, 0, *nothing))
+        for window in windows
+        for arm in exposed.by_arm()
+    ]

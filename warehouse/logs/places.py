@@ -4,14 +4,15 @@ DuckDB files are attached read-only to a database in memory, in which Parquet an
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import duckdb
 import sqlalchemy as sa
 
-from warehouse.duck import MEMORY, compiled
+from warehouse.duck import MEMORY, compiled, keep, kept_table
 from warehouse.logs.columns import Column, Kind
 from warehouse.opening import path_of
 
@@ -30,6 +31,9 @@ class Database(Protocol):
 
     def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
         """All rows. OverflowError where a number does not fit its type, ValueError for any other failure."""
+
+    def kept(self, name: str, statement: sa.Select) -> AbstractContextManager[sa.FromClause]:
+        """The answer to a SELECT, to be asked further inside the block. No place of a log is written to."""
 
     def table_names(self) -> list[str]: ...
     def columns(self, table: str) -> dict[str, Column]: ...
@@ -156,9 +160,24 @@ class LogDuck:
         self.name = ", ".join(paths) if not self._attached else self.name
 
     def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
-        try:
+        with self._told():
             return self._connection.execute(*compiled(statement)).fetchall()
-        except duckdb.OutOfRangeException as error:
+
+    @contextmanager
+    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
+        """A temporary table, in memory."""
+        with self._told():
+            keep(self._connection, name, statement)
+        try:
+            yield kept_table(name, statement)
+        finally:
+            self._connection.execute(f"DROP TABLE temp.{name}")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
             raise OverflowError(f"{self.name}: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error

@@ -1,5 +1,7 @@
 """A database behind a SQLAlchemy URL: PostgreSQL (with the extra `postgres`), SQLite, or another."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -40,6 +42,11 @@ class SqlDatabase:
                 raise OverflowError(f"{self.name}: {_first_line(error)}") from error
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
         return [tuple(map(_plain, row)) for row in found]
+
+    @contextmanager
+    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
+        """Part of each statement that asks it: a connection that only reads can store nothing."""
+        yield statement.cte(name)
 
     def table_names(self) -> list[str]:
         inspector = sa.inspect(self._connection)

@@ -217,7 +217,8 @@ def test_integers_beyond_64_bits_stay_exact(tmp_path: Path) -> None:
 
 def test_merged_moments_are_those_of_chans_formula() -> None:
     """Chan, Golub and LeVeque (1979), from the textbook form, against the fractions that are added."""
-    from warehouse.logs.moments import central_moments
+    from warehouse.logs.central import central_moments
+    from warehouse.panel import Ask
 
     def parts(values: list[float]) -> tuple[int, float, float]:
         mean = sum(values) / len(values)
@@ -226,12 +227,11 @@ def test_merged_moments_are_those_of_chans_formula() -> None:
     a, b = [1e8 + v for v in (0.25, 0.75, 2.0)], [1e8 - v for v in (0.5, 1.5)]  # exact in binary
     (na, ma, sa), (nb, mb, sb) = parts(a), parts(b)
     chan = sa + sb + (mb - ma) ** 2 * na * nb / (na + nb)
-    sums, products = zip(
-        *(
-            central_moments([1, 1, "arm", n, m, sum(v - m for v in values), s], ["x"], [0], [(0, 0)])
-            for (n, m, s), values in ((parts(a), a), (parts(b), b))
-        ),
-        strict=True,
-    )
-    total, squares = sum(s["x"] for s in sums), sum(p["x", "x"] for p in products)
+    ask = Ask(0, 1, ("x",), (("x", "x"),))
+    rows = [
+        (1, 1, str(i), n, m, sum(v - m for v in values), s)
+        for i, ((n, m, s), values) in enumerate(((parts(a), a), (parts(b), b)))
+    ]
+    found = central_moments(rows, ask, [0]).values()
+    total, squares = sum(m.sums["x"] for m in found), sum(m.products["x", "x"] for m in found)
     assert float(squares - total**2 / (na + nb)) == pytest.approx(chan, rel=1e-12)

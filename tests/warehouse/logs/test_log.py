@@ -164,28 +164,6 @@ def test_an_assignment_table_decides_who_is_analysed_and_from_when_on(put: Put) 
     check_moments(in_rows(found), rows, exposed, log)
 
 
-def test_the_pre_period_holds_what_the_same_users_did_before_the_start(put: Put) -> None:
-    rows = random_rows(5)
-    where = put(rows, None)
-    exposed = exposures(rows)
-    totals = [total for total in TOTALS if total.how in ("count", "sum")]
-    pairs = [(total.name, total.name) for total in totals]
-    with EventLog.open(where.places, MAPPING, table=where.table, threads=1) as log:
-        before = log.pre_period(SPAN, totals, pairs, log.exposed(SPAN), 2)
-    assert sorted(m.arm for m in before) == sorted((OLD, NEW))
-    for moments in before:
-        users = [u for u, (arms, _) in exposed.items() if arms == {moments.arm}]
-        assert moments.n == len(users)
-        for total in totals:
-            values = [
-                value([r for r in rows if r["uid"] == u and 0 < START_TS - ms(r) <= 2 * DAY_MS], total)
-                for u in users
-            ]
-            assert float(moments.sums[total.name]) == pytest.approx(float(sum(values)), rel=1e-13)
-            squares = float(sum(v * v for v in values))
-            assert float(moments.products[total.name, total.name]) == pytest.approx(squares, rel=1e-12)
-
-
 def test_products_of_before_and_after_are_of_the_same_users(put: Put) -> None:
     """What CUPED needs, in every window: sums before the start of the users exposed by the window's end."""
     rows = random_rows(9)

@@ -1,0 +1,99 @@
+"""A foreign log as its statements need it: its tables, what their columns mean, and the experiment's days.
+
+One text serves every database; only times (`EpochMs`) and wide integers are spelled by dialect. Names of
+tables and columns are quoted by SQLAlchemy and values are parameters: none becomes SQL.
+"""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from warehouse.events import DAY_MS
+from warehouse.logs.columns import Column, LogMapping
+from warehouse.logs.times import EpochMs
+
+
+@dataclass(frozen=True)
+class LogTables:
+    """A log as the statements need it. Times are Unix milliseconds; `ts_form` is None for a log without."""
+
+    events: sa.TableClause
+    assignment: sa.TableClause | None
+    mapping: LogMapping
+    columns: dict[str, Column]
+    ts_form: str | None
+    ingest_form: str | None = None
+    ignored_arms: tuple[str, ...] = ()
+    exposure_event: str | None = None
+    assignment_ts_form: str | None = None
+    ids_as_text: bool = False
+
+    @property
+    def ts(self) -> sa.ColumnElement[int]:
+        if self.ts_form is None or self.mapping.ts is None:
+            return sa.literal(0, sa.BigInteger)
+        return EpochMs(self.events.c[self.mapping.ts], self.ts_form)
+
+    @property
+    def user(self) -> sa.ColumnElement:
+        """As text where the ids of the assignment are of another type."""
+        return self.as_id(self.events.c[self.mapping.user])
+
+    def as_id(self, column: sa.ColumnElement) -> sa.ColumnElement:
+        """A column of ids as it is compared between events and assignment."""
+        return sa.cast(column, sa.String) if self.ids_as_text else column
+
+    @property
+    def arm(self) -> sa.ColumnElement:
+        if not self.mapping.arm:
+            return sa.literal_column("'all users'", sa.String)
+        source = self.events if self.assignment is None else self.assignment
+        return sa.cast(source.c[self.mapping.assignment_arm or self.mapping.arm], sa.String)
+
+    @property
+    def assignment_ts(self) -> sa.ColumnElement[int]:
+        if self.assignment is None or self.assignment_ts_form is None or self.mapping.assignment_ts is None:
+            return sa.literal(0, sa.BigInteger)
+        return EpochMs(self.assignment.c[self.mapping.assignment_ts], self.assignment_ts_form)
+
+    @property
+    def segments(self) -> list[str]:
+        """The names of the segments' columns in statements: segment_0, ..."""
+        return [f"segment_{i}" for i in range(len(self.mapping.segments))]
+
+    def inside(self, span: "Span") -> list[sa.ColumnElement[bool]]:
+        """What holds of the events of the experiment's days."""
+        return [] if self.ts_form is None else [self.ts >= span.start_ts, self.ts < span.end_ts]
+
+    @property
+    def usable(self) -> list[sa.ColumnElement[bool]]:
+        """What holds of the rows with an arm of the experiment."""
+        usable: list[sa.ColumnElement[bool]] = [self.arm.is_not(None)]
+        return [*usable, self.arm.not_in(self.ignored_arms)] if self.ignored_arms else usable
+
+    @property
+    def kind(self) -> sa.ColumnElement:
+        assert self.mapping.event is not None
+        return sa.cast(self.events.c[self.mapping.event], sa.String)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The days of an experiment: the first moment of day 1, and how many days."""
+
+    start_ts: int
+    days: int
+
+    def begin(self, day: int) -> int:
+        """The first moment of a day."""
+        return self.start_ts + (day - 1) * DAY_MS
+
+    @property
+    def end_ts(self) -> int:
+        return self.begin(self.days + 1)
+
+    def day_ts(self, ts: sa.ColumnElement) -> sa.ColumnElement:
+        """The first moment of the day of a time at or after the start."""
+        if self.days == 1:
+            return sa.literal(self.start_ts, sa.BigInteger)
+        return ts - (ts - self.start_ts) % DAY_MS
