@@ -202,7 +202,7 @@ def configured(cell: Cell, *, threads: int = 1, device: str = "cpu") -> Any:
 def current(cells: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The results that were run under what their presets are now; those of an earlier preset are as good as
     missing (the log keeps their test figures)."""
-    return {key: result for key, result in cells.items() if result["settings_hash"] == _meant(result["cell"])}
+    return {key: result for key, result in cells.items() if _is_current(result)}
 
 
 def measure(
@@ -272,14 +272,22 @@ def _settings(model: Any, cell: Cell) -> dict[str, Any]:
     return described(model, without=TUNING_FIELDS if cell.stage == "pretrain" else ())
 
 
-def _meant(cell: Mapping[str, Any]) -> str:
-    """The hash of the settings that the cell of this description has by the presets of now; empty where they
-    know it no longer."""
+def _is_current(result: Mapping[str, Any]) -> bool:
+    cell = result["cell"]
     named = Cell(**{**cell, "changes": tuple((name, value) for name, value in cell["changes"])})
     try:
-        return _hash(_settings(configured(named), named))
-    except (LookupError, ValueError):
-        return ""
+        meant = _settings(configured(named), named)
+    except (LookupError, ValueError):  # a preset or a setting that is no more
+        return False
+    return _without_tuning(result["settings"], named) == json.loads(json.dumps(meant))
+
+
+def _without_tuning(settings: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    """Settings as they are kept, without those of a later stage."""
+    if cell.stage != "pretrain":
+        return dict(settings)
+    kept = {name: value for name, value in settings["settings"].items() if name not in TUNING_FIELDS}
+    return {**settings, "settings": kept}
 
 
 def head_commit() -> str:

@@ -205,7 +205,7 @@ def test_missing_cells_are_run_tables_written_and_nothing_is_run_twice(data, tmp
 
 def test_a_cell_of_an_earlier_preset_counts_as_missing(tuned):
     ours = Cell("Beauty", "recgpt", stage="tune", changes=SHORT)
-    earlier = {**tuned, "settings_hash": "of other settings"}
+    earlier = {**tuned, "settings": {**tuned["settings"], "training": {"epochs": 7}}}
     unknown = {**tuned, "cell": {**tuned["cell"], "preset": "forgotten"}}
     assert current({ours.key: tuned, "earlier": earlier, "unknown": unknown}) == {ours.key: tuned}
 
