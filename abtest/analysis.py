@@ -22,10 +22,19 @@ from abtest.effects import (
 from abtest.experiment import Experiment
 from abtest.health import failed_first
 from abtest.looks import PairRow, pairs_of
-from abtest.metrics import METRICS, Metric
+from abtest.metrics import METRICS, Metric, by_moments
 from abtest.novelty import Novelty, novelty_of
-from abtest.report.details import cuped_document, guardrail_document, sequential_document
+from abtest.report.details import (
+    bayes_document,
+    capping_document,
+    cuped_document,
+    equivalence_document,
+    guardrail_document,
+    sequential_document,
+)
 from abtest.segments import SegmentRows, Segments, segments_of
+from abtest.sources import Source
+from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
@@ -71,6 +80,11 @@ class Analysis:
             "segments": [found.document() for found in self.segments.effects],
             "heterogeneity": [test.document() for test in self.segments.tests],
             "since_exposure": self.novelty.document(),
+            "equivalence": [
+                equivalence_document(e, self.metrics) for e in self.effects if e.equivalence_test
+            ],
+            "bayes": [bayes_document(e, self.metrics) for e in self.effects if e.is_deciding],
+            "caps": [capping_document(e, self.metrics) for e in self.effects if e.measured.caps],
             "candidate_overlap": self.candidate_overlap,
             "truth": self.truth,
             "versions": dict(self.versions),
@@ -91,6 +105,7 @@ def analyse(
     segments: SegmentRows | None = None,
     since_exposure: Iterable[MomentsRow] = (),
     courses: Iterable[MomentsRow] = (),
+    source: Source | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
@@ -99,7 +114,9 @@ def analyse(
     are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
     without them increments are taken as independent. `more_checks` come beside those of the counts;
     `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0). `segments` are
-    moments of all days by segment, `since_exposure` and `courses` those by days since exposure.
+    moments of all days by segment, `since_exposure` and `courses` those by days since exposure. `source`
+    gives the values of single users to metrics that need them (which have no views by segment or day since
+    exposure).
 
     Settings whose `planned_days` are more than `days` make it an interim analysis.
     """
@@ -107,11 +124,16 @@ def analyse(
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
-    totals = totals_of(moments, experiment, metrics)
+    summed = by_moments(metrics)
+    totals = totals_of(moments, experiment, summed)
     checks = [*run_checks(experiment, totals, exposed, crossovers), *more_checks]
-    measured = measure_all(totals, experiment, metrics)
+    single = [metric for metric in metrics if metric.needs_values]
+    measured = {
+        **measure_all(totals, experiment, summed),
+        **measure_values(source, experiment, single, windows(experiment.days), unusable or {}),
+    }
     goals = goals_tested(totals, experiment, metrics, measured, pairs_of(pairs))
-    usable = [metric for metric in metrics if not set(metric.columns) & set(unusable or {})]
+    usable = [metric for metric in summed if not set(metric.columns) & set(unusable or {})]
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
@@ -145,7 +167,7 @@ def _metric_document(metric: Metric) -> dict[str, Any]:
         "name": metric.name,
         "role": metric.role,
         "direction": metric.direction,
-        "unit": metric.unit,
+        "unit": metric.unit_shown,
         "margin": metric.margin,
         "margin_kind": metric.margin_kind,
         "description": metric.description,

@@ -30,7 +30,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from abtest.metrics import Metric, metrics_from
+from abtest.metrics import Metric, metrics_from, with_method
 
 KEYS = {
     "name": (str, "text"),
@@ -46,6 +46,7 @@ KEYS = {
     "map": (dict, "a table of columns"),
     "totals": (dict, "a table of totals"),
     "metrics": (list, "tables, each under [[metrics]]"),
+    "method": (str, "bootstrap or permutation"),
 }
 
 
@@ -55,7 +56,7 @@ class Declaration:
 
     `start` is in Unix milliseconds (a day, or a time without a zone, is UTC), `map` and `totals` are as
     written. Users of the arms in `ignore`, such as a holdout, are in no count. `exposure` is the kind of
-    event at which a user is exposed.
+    event at which a user is exposed. `method` is that of all metrics that name none (`with_method`).
     """
 
     name: str | None = None
@@ -71,6 +72,7 @@ class Declaration:
     map: Mapping[str, Any] = field(default_factory=dict)
     totals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: tuple[Metric, ...] | None = None
+    method: str | None = None
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -99,6 +101,8 @@ def read_declaration(path: Path) -> Declaration:
         raise ValueError(f"{path}: days is 1 or more and pre_days 0 or more")
     if "metrics" in found:
         found["metrics"] = metrics_from(found["metrics"], str(path))
+    if "method" in found:
+        found["metrics"] = with_method(found.get("metrics", ()), found["method"], str(path)) or None
     if "start" in found:
         found["start"] = start_ms(found["start"])
     found["ignore"] = tuple(found.get("ignore", ()))

@@ -8,8 +8,14 @@ from abtest.estimates import NOBODY, Measured, measure
 from abtest.experiment import Experiment
 from abtest.looks import Looks, Pairs, looks_at, looks_of
 from abtest.metrics import Metric, Role
-from abtest.stats.guardrails import NON_INFERIORITY_ALPHA, MarginTest, non_inferiority
-from abtest.stats.means import Comparison, Estimate, compare
+from abtest.stats.guardrails import (
+    EQUIVALENCE_ALPHA,
+    NON_INFERIORITY_ALPHA,
+    MarginTest,
+    equivalence,
+    non_inferiority,
+)
+from abtest.stats.means import Comparison, Estimate
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS, Adjusted
 from abtest.stats.power import detectable_difference
@@ -78,12 +84,21 @@ class Effect:
     is_deciding: bool
     measured: Measured = field(repr=False)
     margin_test: MarginTest | None = None
+    equivalence_test: MarginTest | None = None
     is_early: bool = False
 
     @property
     def status(self) -> str:
         """`ok`, or `not_computable` where a value is absent."""
         return "ok" if self.reason is None else "not_computable"
+
+    @property
+    def equivalence(self) -> Literal["equivalent", "not shown"] | None:
+        """Whether the effect is shown to lie within +- the margin, at .05. None without a margin."""
+        test = self.equivalence_test
+        if test is None:
+            return None
+        return "equivalent" if test.p is not None and test.p < EQUIVALENCE_ALPHA else "not shown"
 
     @property
     def guardrail(self) -> Literal["passed", "broken", "inconclusive"] | None:
@@ -229,6 +244,7 @@ def _looks(
     by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
     found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
     moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
+    pairs = {} if metric.needs_values else pairs  # those are of whole totals, and of means
     return looks_of(
         experiment.design,
         metric,
@@ -301,7 +317,7 @@ def effect_of(
         window=window,
         control=experiment.control,
         treatment=treatment,
-        method=plain if measured.reason else "cuped",
+        method=measured.method or (plain if measured.reason else "cuped"),
         control_mean=measured.plain[experiment.control].value,
         treatment_mean=measured.plain[treatment].value,
         difference=found.difference,
@@ -319,15 +335,15 @@ def effect_of(
         is_early=is_deciding and _stops_early(experiment, window, p_adjusted),
         measured=measured,
         margin_test=_margin_test(metric, control, treated) if is_deciding else None,
+        equivalence_test=_equivalence_test(metric, control, treated) if is_deciding else None,
     )
 
 
 def compare_arms(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
     """At a look where no alpha may be spent there are no intervals."""
-    pair = measured.adjusted[experiment.control], measured.adjusted[treatment]
     if alpha > SMALLEST_LEVEL:
-        return compare(*pair, alpha=alpha)
-    found = compare(*pair)
+        return measured.compare(experiment.control, treatment, alpha=alpha)
+    found = measured.compare(experiment.control, treatment)
     return found._replace(difference_ci=None, lift_ci=None, reason=found.reason or NOTHING_TO_SPEND)
 
 
@@ -346,6 +362,12 @@ def _margin_test(metric: Metric, control: Estimate, treated: Estimate) -> Margin
         relative=metric.margin_kind == "lift",
         higher_is_better=metric.direction == "up",
     )
+
+
+def _equivalence_test(metric: Metric, control: Estimate, treated: Estimate) -> MarginTest | None:
+    if metric.margin is None:
+        return None
+    return equivalence(control, treated, metric.margin, relative=metric.margin_kind == "lift")
 
 
 def _mde(found: Comparison, control: Estimate, alpha: float) -> float | None:

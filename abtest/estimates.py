@@ -1,12 +1,14 @@
 """A metric in one window, in every arm: its plain estimates, and those adjusted for the pre-period."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from abtest.metrics import Metric
 from abtest.stats.cuped import adjust
-from abtest.stats.means import Estimate, mean_estimate, ratio_estimate
+from abtest.stats.means import Comparison, Estimate, compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
+from abtest.stats.reference import Reference, compare_by_draws
 from warehouse.events import PRE
 
 NO_PRE_PERIOD = "no pre-period is known"
@@ -14,15 +16,45 @@ NO_COVARIATES = "the metric has no covariates"
 NOBODY = Moments(0, {}, {})
 
 
+class CapUsed(NamedTuple):
+    """A column that was capped: at which value, in its own unit, and how many users lay above it."""
+
+    column: str
+    value: float
+    n_above: int
+
+
 @dataclass(frozen=True)
 class Measured:
-    """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted."""
+    """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted.
+
+    `method` names another than the default one. `references` are draws of the test statistic by treatment,
+    `problems` say by arm why an estimate has no variance, `caps` what was cut.
+    """
 
     plain: Mapping[str, Estimate]
     adjusted: Mapping[str, Estimate]
     theta: Mapping[str, float]
     covariates: tuple[str, ...]
     reason: str | None
+    method: str | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    caps: tuple[CapUsed, ...] = ()
+
+    def with_caps(self, caps: Sequence[CapUsed]) -> "Measured":
+        """The same, measured with these caps."""
+        return replace(self, caps=tuple(caps))
+
+    def compare(self, control: str, treatment: str, *, alpha: float = 0.05) -> Comparison:
+        """Treatment against control, as adjusted, by the draws where there are some."""
+        pair = self.adjusted[control], self.adjusted[treatment]
+        reference = self.references.get(treatment)
+        if reference is not None:
+            return compare_by_draws(*pair, reference, alpha=alpha)
+        found = compare(*pair, alpha=alpha)
+        problem = next((self.problems[arm] for arm in (control, treatment) if arm in self.problems), None)
+        return found if problem is None else found._replace(reason=problem)
 
     def variance_reduction(self, control: str, treatment: str) -> float | None:
         """The share of the difference's variance that the covariates took out; None without adjustment."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from abtest.declaration import Declaration, read_declaration
 from abtest.experiment import Arm, Experiment
-from abtest.metrics import Metric, columns_of, past_products, products_of
+from abtest.metrics import Metric, columns_of, past_products, products_of, with_method
 from warehouse.events import DAY_MS, PRE
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
     from abtest.analysis import analyse
     from abtest.manifest import versions
+    from abtest.sources import LogSource
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
@@ -96,6 +97,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
             segments=views.segments,
             since_exposure=views.since_exposure,
             courses=views.courses,
+            source=LogSource(log, study, exposed),
         )
     return replace(analysis, versions=versions())
 
@@ -169,6 +171,8 @@ def study_of(
     )
     kinds = log.kinds() if log.mapping.event else {}
     metrics = declaration.metrics or _default_metrics(log, kinds)
+    if declaration.method is not None:
+        metrics = with_method(metrics, declaration.method, "the declaration")
     named = {name: Total.declared(name, given) for name, given in declaration.totals.items()}
     totals = tuple(log.total(name, named) for name in columns_of(metrics))
     past = _past(log, metrics, named, declaration.pre_days, span)

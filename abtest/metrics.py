@@ -6,15 +6,18 @@ A metric reads columns of a user's totals, as the warehouse sums them: `n_<kind>
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations_with_replacement, product
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from warehouse.events import PRE
 
 Role = Literal["goal", "guardrail", "diagnostic"]
 Direction = Literal["up", "down"]
+Engine = Literal["bootstrap", "permutation"]
+ENGINES = ("bootstrap", "permutation")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,16 @@ class Metric:
 
     The value is divided by `scale` (1000 turns milliseconds into seconds). `direction` is the good way. Goals
     decide, corrected together. A guardrail may not get worse than by the `margin` (above 0, fixed before the
-    start): a lift as a fraction, or, with `margin_kind` absolute, a difference in the metric's unit.
-    Diagnostics explain and decide nothing. `covariates` are columns whose totals before the experiment take
-    variance out (CUPED): its own ones where None, nothing where empty.
+    start): a lift as a fraction, or, with `margin_kind` absolute, a difference in the metric's unit. For any
+    role a margin asks for a test of equivalence. Diagnostics explain and decide nothing. `covariates` are
+    columns whose totals before the experiment take variance out (CUPED): its own ones where None, nothing
+    where empty.
+
+    Users' totals are capped at their `cap` quantile over all arms (.999), or the numerator at `cap_value`, in
+    the metric's unit. With `quantile` (.9) the metric is that quantile `over` users' totals or over the
+    numerator's single events. `method` asks for another engine than the default, with so many
+    `draws`. `prior_mean` and `prior_sd` are what is believed of the lift before, for the Bayesian view; flat
+    without `prior_sd`.
     """
 
     name: str
@@ -39,6 +49,14 @@ class Metric:
     description: str = ""
     margin_kind: Literal["lift", "absolute"] = "lift"
     covariates: tuple[str, ...] | None = None
+    cap: float | None = None
+    cap_value: float | None = None
+    quantile: float | None = None
+    over: Literal["users", "events"] = "users"
+    method: Engine | None = None
+    draws: int = 2000
+    prior_mean: float = 0.0
+    prior_sd: float | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ("goal", "guardrail", "diagnostic"):
@@ -49,10 +67,9 @@ class Metric:
             raise ValueError(f"metric {self.name!r} has direction {self.direction!r}; allowed: up, down")
         if self.scale < 1:
             raise ValueError(f"metric {self.name!r} has scale {self.scale}; it must be 1 or more")
-        if (self.role == "guardrail") != (self.margin is not None):
+        if self.role == "guardrail" and self.margin is None:
             raise ValueError(
-                f"metric {self.name!r} has role {self.role} and margin {self.margin}; "
-                "guardrails need a margin, other metrics have none"
+                f"metric {self.name!r} has role guardrail and no margin; guardrails need a margin"
             )
         if self.margin_kind not in ("lift", "absolute"):
             raise ValueError(
@@ -66,6 +83,29 @@ class Metric:
             raise ValueError(
                 f"metric {self.name!r} has margin {self.margin}; a lift between 0 and 1 is allowed, e.g. 0.02"
             )
+        _check_caps(self)
+        _check_quantile(self)
+        _check_engine(self)
+
+    @property
+    def test_shown(self) -> str | None:
+        """How it is tested, where that is not Welch's t on means or ratios."""
+        if self.quantile is None:
+            return self.method
+        return "quantile" if self.method is None else f"quantile, {self.method}"
+
+    @property
+    def unit_shown(self) -> str:
+        """The unit, or of what it is a quantile where no unit was declared."""
+        if self.quantile is None or self.unit != "per user":
+            return self.unit
+        return f"quantile {self.quantile:g} of {self.over}"
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether moments of totals are not enough: what each user did must be looked at."""
+        own = (self.cap, self.cap_value, self.quantile, self.method)
+        return any(value is not None for value in own)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,6 +116,28 @@ class Metric:
     def past(self) -> tuple[str, ...]:
         """The columns whose totals before the experiment are its covariates."""
         return self.columns if self.covariates is None else self.covariates
+
+
+def with_method(metrics: Iterable[Metric], method: str, source: str) -> tuple[Metric, ...]:
+    """The metrics, tested by this method where they can be and name none themselves.
+
+    Guardrails keep the default one, and quantiles under a permutation test.
+    """
+    if method not in ENGINES:
+        raise ValueError(f"{source}: method = {method!r} is unknown; allowed: {', '.join(ENGINES)}")
+    return tuple(
+        replace(metric, method=cast(Engine, method))
+        if metric.method is None
+        and metric.role != "guardrail"
+        and not (metric.quantile is not None and method == "permutation")
+        else metric
+        for metric in metrics
+    )
+
+
+def by_moments(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+    """The metrics for which moments of totals are enough; the others are measured by `abtest.values`."""
+    return tuple(metric for metric in metrics if not metric.needs_values)
 
 
 def columns_of(metrics: Iterable[Metric]) -> list[str]:
@@ -113,6 +175,16 @@ def metrics_from(tables: Any, source: str) -> tuple[Metric, ...]:
     return found
 
 
+def table_of(metric: Metric) -> dict[str, Any]:
+    """The metric as a table that `metrics_from` reads."""
+    table = {field.name: getattr(metric, field.name) for field in fields(Metric)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
 def _metric(table: Mapping[str, Any], source: str) -> Metric:
     known = {field.name: field for field in fields(Metric)}
     name = table.get("name")
@@ -133,6 +205,55 @@ def _metric(table: Mapping[str, Any], source: str) -> Metric:
             raise ValueError(f"{source}: metric {name!r} has {key} = {value!r}, which is no {_word(wanted)}")
     declared: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Metric(**declared)
+
+
+def _check_caps(metric: Metric) -> None:
+    cap, value = metric.cap, metric.cap_value
+    if cap is not None and value is not None:
+        raise ValueError(f"metric {metric.name!r} has cap {cap} and cap_value {value}; give one of them")
+    if cap is not None and not 0 < cap < 1:
+        raise ValueError(
+            f"metric {metric.name!r} has cap {cap}; a quantile between 0 and 1 is allowed, e.g. 0.999;"
+            " a value goes into cap_value"
+        )
+    if value is not None and not (value > 0 and isfinite(value)):
+        raise ValueError(f"metric {metric.name!r} has cap_value {value}; a value above 0 is allowed")
+
+
+def _check_quantile(metric: Metric) -> None:
+    if metric.over not in ("users", "events"):
+        raise ValueError(f"metric {metric.name!r} has over {metric.over!r}; allowed: users, events")
+    if metric.quantile is None:
+        if metric.over != "users":
+            raise ValueError(f"metric {metric.name!r} has over = {metric.over} and no quantile; give one")
+        return
+    if not 0 < metric.quantile < 1:
+        raise ValueError(
+            f"metric {metric.name!r} has quantile {metric.quantile}; between 0 and 1 is allowed, e.g. 0.9"
+        )
+    for key in ("denominator", "cap", "cap_value", "covariates"):
+        if getattr(metric, key) is not None:
+            raise ValueError(f"metric {metric.name!r} has a quantile and {key}; a quantile has no {key}")
+    if metric.method == "permutation":
+        raise ValueError(f"metric {metric.name!r} has a quantile; its methods: the default, or bootstrap")
+
+
+def _check_engine(metric: Metric) -> None:
+    if metric.method not in (None, *ENGINES):
+        raise ValueError(
+            f"metric {metric.name!r} has method {metric.method!r}; allowed: {', '.join(ENGINES)}"
+        )
+    if metric.method is not None and metric.role == "guardrail" and metric.quantile is None:
+        raise ValueError(
+            f"metric {metric.name!r} is a guardrail with method {metric.method}; margins are tested by the"
+            " default method, so leave it out"
+        )
+    if metric.draws < 100:
+        raise ValueError(f"metric {metric.name!r} has draws {metric.draws}; it must be 100 or more")
+    if metric.prior_sd is not None and not (metric.prior_sd > 0 and isfinite(metric.prior_sd)):
+        raise ValueError(
+            f"metric {metric.name!r} has prior_sd {metric.prior_sd}; above 0 is allowed, or none (flat)"
+        )
 
 
 def _word(wanted: str) -> str:

@@ -266,7 +266,7 @@ def _seen(
         mine = [row for row in here if control is None or row.arm == control]
         moments = [Moments(row.n, row.sums, row.products) for row in mine if row.n]
         for metric in metrics:
-            usable = moments and not set(metric.columns) & set(unusable)
+            usable = moments and not metric.needs_values and not set(metric.columns) & set(unusable)
             if not usable:
                 found[metric.name].append(Seen(window[1], users, None, None))
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from abtest.days import forget_unfinished
 from abtest.manifest import manifest
+from abtest.metrics import metrics_from
 from abtest.settings import Plan, RunSettings, claim_folder, prepare, read_config, settings_from
 
 SAME = ("code", "data", "versions", "machine")
@@ -68,4 +69,8 @@ def _settings(path: Path, written: dict[str, Any]) -> RunSettings:
     if set(found) != known:
         differing = ", ".join(sorted(known ^ set(found)))
         raise ValueError(f"{path} was written by another version (settings {differing}); start the run anew")
+    declared = found.get("metrics")
+    if declared is not None:
+        tables = [{key: value for key, value in one.items() if value is not None} for one in declared]
+        found = {**found, "metrics": metrics_from(tables, str(path))}
     return RunSettings(**found)

@@ -3,7 +3,8 @@
 `abtest.settings.prepare` has checked all that a user can get wrong; nothing was written before.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis, Check
+    from abtest.declaration import Declaration
     from abtest.logs import LogRequest
+    from abtest.metrics import Metric
     from abtest.segments import SegmentRows
     from baselines.ranker import Ranker
     from simulator.world import World
@@ -183,6 +186,8 @@ def measure_overlap(
 
 def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
     """What the warehouse keeps of an experiment: all that a later analysis needs."""
+    from abtest.metrics import table_of
+
     settings = plan.settings
     return {
         **plan.experiment.settings(),
@@ -193,29 +198,39 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "explore_share": settings.explore / 100,
         "start_ts": start_ts,
         "pre_days": settings.warmup_days,
+        **(
+            {} if settings.metrics is None else {"metrics": [table_of(metric) for metric in settings.metrics]}
+        ),
     }
 
 
-def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
+def analyse_warehouse(
+    warehouse: "Warehouse", name: str | None = None, metrics: "Sequence[Metric] | None" = None
+) -> "Analysis":
     """Sums from the database, then checks, effects, correction and verdict; needs no simulator.
 
     Where the events end before the last full day it is an interim analysis of the days that are over.
+    `metrics`: those declared for the run where None.
     """
     from abtest.analysis import analyse, windows
     from abtest.looks import looks_at
-    from abtest.metrics import METRICS, columns_of, past_products, products_of
+    from abtest.metrics import by_moments, columns_of, past_products, products_of
     from abtest.novelty import trend_days
+    from abtest.sources import RunSource
 
     recorded = warehouse.experiment(name)
+    metrics = recorded_metrics(recorded) if metrics is None else metrics
+    summed = by_moments(metrics)
     name, pre_days = recorded["name"], recorded.get("pre_days", 0)
     experiment = _as_far_as_recorded(warehouse, recorded)
     settings = {**recorded, **experiment.settings()}
+    settings.pop("metrics", None)
     cuts = warehouse.activity_cuts(name, pre_days, ACTIVITY) if pre_days else None
     sums = warehouse.panel(
         name,
         experiment.days,
-        columns=columns_of(METRICS),
-        products=[*products_of(METRICS), *(past_products(METRICS) if pre_days else ())],
+        columns=columns_of(summed),
+        products=[*products_of(summed), *(past_products(summed) if pre_days else ())],
         pre_days=pre_days,
         activity=cuts,
     )
@@ -234,7 +249,17 @@ def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analy
         segments=segments,
         since_exposure=since,
         courses=sums.courses(trend_days(since)) if since else (),
+        metrics=metrics,
+        source=RunSource(warehouse, name, pre_days=pre_days),
     )
+
+
+def recorded_metrics(settings: dict[str, Any]) -> "Sequence[Metric]":
+    """The metrics that were declared for a run, or the built-in ones."""
+    from abtest.metrics import METRICS, metrics_from
+
+    declared = settings.get("metrics")
+    return METRICS if declared is None else metrics_from(declared, f"experiment {settings['name']!r}")
 
 
 def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Experiment:
@@ -315,7 +340,9 @@ def health_of_run(warehouse: "Warehouse", settings: dict[str, Any], segments: "S
     return found
 
 
-def analyse_place(place: Path, name: str | None = None) -> "Analysis":
+def analyse_place(
+    place: Path, name: str | None = None, metrics: "Sequence[Metric] | None" = None
+) -> "Analysis":
     """Analyse a run folder or a database file again. LookupError where there is no such experiment."""
     from warehouse.store import Warehouse
 
@@ -323,15 +350,38 @@ def analyse_place(place: Path, name: str | None = None) -> "Analysis":
     if not database.exists():
         raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
     with Warehouse.open(database, read_only=True) as warehouse:
-        return replace(analyse_warehouse(warehouse, name), versions=versions())
+        return replace(analyse_warehouse(warehouse, name, metrics), versions=versions())
+
+
+def metrics_of_run(request: "LogRequest", declaration: "Declaration") -> "Sequence[Metric] | None":
+    """What metrics a file asks of a recorded run. ValueError where it declares what the run keeps itself."""
+    from abtest.declaration import Declaration
+    from abtest.metrics import METRICS, with_method
+
+    blank = Declaration(control=request.control, name=request.name)
+    own = [
+        field.name
+        for field in fields(Declaration)
+        if field.name not in ("metrics", "method", "map")
+        and getattr(declaration, field.name) != getattr(blank, field.name)
+    ]
+    if own:
+        raise ValueError(
+            f"{request.config} declares {', '.join(own)}; of a recorded run only metrics and their method can"
+            " be declared anew (for an event log, name its columns under [map])"
+        )
+    if declaration.method is None:
+        return declaration.metrics
+    return with_method(declaration.metrics or METRICS, declaration.method, str(request.config))
 
 
 def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "Analysis":
     """Analyse a log that a mapping describes, or, without one, a recorded run; write reports to `out`."""
-    from abtest.logs import analyse_log
+    from abtest.logs import analyse_log, declared
     from abtest.report import write_reports
 
-    if request.mapping is not None or request.config is not None:
+    declaration = declared(request)
+    if set(declaration.map) - {"segment"}:
         analysis = analyse_log(request)
     elif request.segments is not None:
         raise ValueError(
@@ -340,7 +390,7 @@ def analyse_any(request: "LogRequest", name: str | None, out: Path | None) -> "A
     elif len(request.places) > 1 or "://" in request.places[0]:
         raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
     else:
-        analysis = analyse_place(Path(request.places[0]), name)
+        analysis = analyse_place(Path(request.places[0]), name, metrics_of_run(request, declaration))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_reports(analysis, out)

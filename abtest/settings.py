@@ -9,6 +9,7 @@ from typing import Any
 from abtest.arms import STAGES, parse_arms
 from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
+from abtest.metrics import METRICS, Metric, metrics_from, with_method
 
 RETRAIN = ("frozen", "own", "pooled")
 """What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
@@ -42,6 +43,7 @@ class RunSettings:
     explore: int = 0
     workers: int = 1
     executor: str = "local"
+    metrics: tuple[Metric, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    metrics = _declared_metrics(found, path)
     for key, value in found.items():
         if key not in known:
             raise ValueError(f"{path}: unknown setting {key!r}; known settings: {', '.join(sorted(known))}")
@@ -76,7 +79,14 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: {key} = {value!r} is not {'a whole number' if wanted is int else 'text'}"
             )
-    return found
+    return found if metrics is None else {**found, "metrics": metrics}
+
+
+def _declared_metrics(found: dict[str, Any], path: Path) -> tuple[Metric, ...] | None:
+    """The metrics that a file declares, taken out of what was found in it; with a method for all of them."""
+    declared, method = found.pop("metrics", None), found.pop("method", None)
+    metrics = None if declared is None else metrics_from(declared, str(path))
+    return metrics if method is None else with_method(metrics or METRICS, method, str(path))
 
 
 def prepare(settings: RunSettings) -> Plan:

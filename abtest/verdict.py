@@ -90,11 +90,17 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
         else ""
     )
     return (
-        f"Goals: {TESTS[experiment.design]}; {correction}, so that {share}."
+        f"Goals: {TESTS[experiment.design]}; {correction}, so that {share}.{_other_tests(metrics)}"
         f" Ship: a goal won, none lost, and {guardrails}."
         " Do not ship: a goal lost or a guardrail broken, and none won."
         f" Keep running: anything else. Invalid: a health check failed.{interim}"
     )
+
+
+def _other_tests(metrics: Sequence[Metric]) -> str:
+    """Which goals are tested in another way than the rule's first words say."""
+    named = [f"{m.name} ({m.test_shown})" for m in metrics if m.role == "goal" and m.test_shown]
+    return f" Not by Welch's t: {', '.join(named)}." if named else ""
 
 
 def decide(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import loading, panel, queries, sums
+from warehouse import capped, loading, panel, queries, sums, values
 from warehouse.batch import checked, content_hash, packed_rows
 from warehouse.duck import Duck
 from warehouse.events import DAY_MS, PRE
@@ -262,7 +262,83 @@ class Warehouse:
         ((light, middle),) = self._database.rows(statement)
         return None if light is None else Cuts(column, int(light), int(middle))
 
+    # What single users did
+
+    def caps(
+        self, experiment: str, window: tuple[int, int], columns: Sequence[str], share: float
+    ) -> list[int]:
+        """The value of each column with a share of the analysed users, of all arms, at or below it."""
+        users = self._per_user(experiment, window, columns)
+        n_users = self._scalar(sa.select(sa.func.count()).select_from(users.subquery("users")))
+        if not n_users:
+            return [0] * len(columns)
+        rank = capped.rank_of(share, n_users)
+        return [int(value) for value in self._database.rows(capped.caps_at(users, len(columns), rank))[0]]
+
+    def capped(
+        self,
+        experiment: str,
+        window: tuple[int, int],
+        columns: Sequence[str],
+        caps: Sequence[int | None],
+        *,
+        before: Sequence[str] = (),
+        pre_days: int = 0,
+    ) -> tuple[dict[str, capped.CutMoments], list[int]]:
+        """By arm, moments of a window with each user's total at most the cap of its column, and users above
+        each cap.
+
+        Columns of the `pre_days` days `before` the start stand beside them as `pre_` and the name, not cut.
+        """
+        users = self._per_user(experiment, window, columns, before=before, pre_days=pre_days)
+        names = [*columns, *(PRE + name for name in before)]
+        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in before)]))
+        above = self._database.rows(capped.above(users, caps))[0]
+        return capped.read(rows, names), [int(n) for n in above]
+
+    def user_values(
+        self, experiment: str, window: tuple[int, int], columns: Sequence[str]
+    ) -> dict[str, values.ArmValues]:
+        """By arm, each column with a value for every analysed user, 0 without events, by the users' ids."""
+        users = self._per_user(experiment, window, columns)
+        found = {}
+        for arm in self.exposed(experiment):
+            table = self._database.table(values.of_arm(users, arm, len(columns)))
+            arrays = [table[f"c{i}"].to_numpy() for i in range(len(columns))]
+            found[arm] = values.ArmValues(dict(zip(columns, arrays, strict=True)))
+        return found
+
+    def event_values(
+        self, experiment: str, window: tuple[int, int], column: str
+    ) -> dict[str, values.EventValues]:
+        """By arm, the values of the events that `column` adds up, and whose they are."""
+        (checked_window,) = checked_windows([window])
+        start_ts = self._start_ts(experiment)
+        counts = self.daily_exposed(experiment)
+        found = {}
+        for arm in self.exposed(experiment):
+            table = self._database.table(values.per_event(experiment, start_ts, checked_window, column, arm))
+            n = sum(n for day, of_arm, n in counts if of_arm == arm and day <= checked_window.last_day)
+            found[arm] = values.EventValues(table["value"].to_numpy(), table["place"].to_numpy(), n)
+        return found
+
     # Steps
+
+    def _per_user(
+        self,
+        experiment: str,
+        window: tuple[int, int],
+        columns: Sequence[str],
+        *,
+        before: Sequence[str] = (),
+        pre_days: int = 0,
+    ) -> sa.Select:
+        (checked_window,) = checked_windows([window])
+        checked_columns([*columns, *before])
+        start_ts = self._start_ts(experiment)
+        return values.per_user(
+            experiment, start_ts, checked_window, columns, before=before, pre_days=pre_days
+        )
 
     def _panel(self, ask: Ask, members: sa.FromClause) -> PanelSums:
         rows = self._database.rows

@@ -83,5 +83,63 @@ def guardrail_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str,
         "p_non_inferior": test.p,
         "p_worse": test.p_worse,
         "result": effect.guardrail,
-        "reason": test.reason,
+        "reason": None if test.p is not None else effect.reason or test.reason,
+    }
+
+
+def equivalence_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Two one-sided tests at .05 each: is the effect shown to lie within +- the margin?"""
+    metric = next(metric for metric in metrics if metric.name == effect.metric)
+    test = effect.equivalence_test
+    assert test is not None, effect
+    return {
+        "metric": effect.metric,
+        "treatment": effect.treatment,
+        "margin": metric.margin,
+        "margin_kind": metric.margin_kind,
+        "p_equivalent": test.p,
+        "result": effect.equivalence,
+        "reason": None if test.p is not None else effect.reason or test.reason,
+    }
+
+
+def bayes_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The posterior of the lift, beside the test: chance to win and the loss expected from each choice."""
+    from abtest.stats.bayes import Prior, posterior_of_lift
+
+    metric = next(metric for metric in metrics if metric.name == effect.metric)
+    estimates = effect.measured.adjusted
+    prior = Prior(metric.prior_mean, metric.prior_sd)
+    found = posterior_of_lift(
+        estimates[effect.control],
+        estimates[effect.treatment],
+        prior,
+        higher_is_better=metric.direction == "up",
+    )
+    return {
+        "metric": effect.metric,
+        "treatment": effect.treatment,
+        "window": {"from": effect.window.first_day, "to": effect.window.last_day},
+        "prior": {"mean": prior.mean, "sd": prior.sd} if prior.sd is not None else None,
+        "lift": found.mean,
+        "lift_sd": found.sd,
+        "lift_interval": None if found.interval is None else list(found.interval),
+        "chance_to_win": found.chance_to_win,
+        "loss_if_shipped": found.loss_if_shipped,
+        "loss_if_kept": found.loss_if_kept,
+        "reason": None if found.mean is not None else effect.reason or found.reason,
+    }
+
+
+def capping_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Where a metric's totals were cut in a window, and how many users, of all arms, lay above."""
+    metric = next(metric for metric in metrics if metric.name == effect.metric)
+    return {
+        "metric": effect.metric,
+        "treatment": effect.treatment,
+        "window": {"from": effect.window.first_day, "to": effect.window.last_day},
+        "quantile": metric.cap,
+        "caps": [
+            {"column": cap.column, "value": cap.value, "n_above": cap.n_above} for cap in effect.measured.caps
+        ],
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from abtest.report.methods import bayes_section, caps_section, equivalence_section
 from abtest.report.numbers import (
     MISSING,
     confidence,
@@ -52,6 +53,8 @@ TREND_NOTE = (
     " the experiment's alpha, without correction for many looks: to be read, not to be acted on."
 )
 
+MORE_VIEWS = (caps_section, equivalence_section, bayes_section)
+
 
 def headline(document: Document) -> str:
     """The verdict in a few words."""
@@ -75,6 +78,7 @@ def sections(document: Document) -> list[Section]:
         found += _trends(document, effects, versus)
         found += novelty_sections(document, treatment, versus)
         found += segment_sections(document, treatment, versus)
+        found += [view(document, treatment, versus) for view in MORE_VIEWS]
     found += [_overlap(document), _truth(document)]
     return [section for section in found if section.rows or not section.headers]
 

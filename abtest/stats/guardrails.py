@@ -8,6 +8,8 @@ from scipy.special import stdtr
 from abtest.stats.means import FEW_USERS, ZERO_VARIANCE, Estimate, welch_df
 
 NON_INFERIORITY_ALPHA = 0.025
+EQUIVALENCE_ALPHA = 0.05
+"""Of each of the two one-sided tests: equivalent where the interval at level .90 lies within the margins."""
 
 
 class MarginTest(NamedTuple):

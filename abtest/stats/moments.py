@@ -7,6 +7,9 @@ from foreign logs come as exact fractions, which are added and multiplied like i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations_with_replacement
+from math import fsum
 from typing import Any, Self
 
 import numpy as np
@@ -49,6 +52,27 @@ class Moments:
             {name: _dot(values[name], np.ones(n, dtype=np.int64)) for name in names},
             {(a, b): _dot(values[a], values[b]) for a, b in pairs},
         )
+
+    @classmethod
+    def from_floats(cls, **columns: ArrayLike) -> Self:
+        """Moments of float arrays as exact fractions, from deviations around each mean (which keep the digits
+        of a variance). ValueError where a value is NaN or infinite."""
+        x = {name: np.asarray(column, dtype=float) for name, column in columns.items()}
+        for name, column in x.items():
+            if not np.isfinite(column).all():
+                raise ValueError(f"column {name!r} holds NaN or infinite values; leave them out first")
+        n = len(next(iter(x.values()), ()))
+        centre = {name: Fraction(float(column.mean()) if n else 0.0) for name, column in x.items()}
+        d = {name: column - float(centre[name]) for name, column in x.items()}
+        rest = {name: Fraction(fsum(deviation)) for name, deviation in d.items()}
+        products = {
+            (a, b): Fraction(fsum(d[a] * d[b]))
+            + centre[a] * rest[b]
+            + centre[b] * rest[a]
+            + n * centre[a] * centre[b]
+            for a, b in combinations_with_replacement(x, 2)
+        }
+        return cls(n, {name: rest[name] + n * centre[name] for name in x}, products)
 
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of both sets of users together (they must be different users)."""

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from abtest.stats import calibration
-from abtest.stats.calibration import Cell, calibrate, main, population, splits
+from abtest.stats import replicates
+from abtest.stats.calibration import Cell, calibrate, main
 from abtest.stats.cuped import adjust
 from abtest.stats.means import compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
+from abtest.stats.replicates import population, splits
 
 N = 300
 
@@ -31,27 +32,32 @@ def test_the_vectorised_p_is_that_of_the_methods(replicate: int) -> None:
     control, treatment = arms_of(9, replicate, **columns)
 
     means = compare(mean_estimate(control, "x"), mean_estimate(treatment, "x"))
-    found = calibration.mean_arms(plays.x, 4, 9)
-    assert calibration.welch_p(found)[replicate, -1] == pytest.approx(means.p, rel=1e-9)
+    found = replicates.mean_arms(plays.x, 4, 9)
+    assert replicates.welch_p(found)[replicate, -1] == pytest.approx(means.p, rel=1e-9)
     assert means.lift_ci is not None
     for end in means.lift_ci:
         for inside in (True, False):
             lift = end + (1e-6 if (end == means.lift_ci[0]) == inside else -1e-6)
-            assert calibration.fieller_covers(found, lift)[replicate, -1] == inside
+            assert replicates.fieller_covers(found, lift)[replicate, -1] == inside
 
     ratios = compare(ratio_estimate(control, "x", "y"), ratio_estimate(treatment, "x", "y"))
-    found = calibration.ratio_arms(rate.x, rate.y, 4, 9)
-    assert calibration.welch_p(found)[replicate, -1] == pytest.approx(ratios.p, rel=1e-9)
+    found = replicates.ratio_arms(rate.x, rate.y, 4, 9)
+    assert replicates.welch_p(found)[replicate, -1] == pytest.approx(ratios.p, rel=1e-9)
 
     adjusted = adjust({"c": control, "t": treatment}, "x", covariates=["past"]).estimates
-    found = calibration.cuped_arms(plays.x[:, -1:], plays.past, 4, 9)
+    found = replicates.cuped_arms(plays.x[:, -1:], plays.past, 4, 9)
     oracle = compare(adjusted["c"], adjusted["t"])
-    assert calibration.welch_p(found)[replicate, 0] == pytest.approx(oracle.p, rel=1e-9)
+    assert replicates.welch_p(found)[replicate, 0] == pytest.approx(oracle.p, rel=1e-9)
+
+    adjusted = adjust({"c": control, "t": treatment}, "x", "y", covariates=["past"]).estimates
+    found = replicates.cuped_ratio_arms(rate.x[:, -1:], rate.y[:, -1:], plays.past, 4, 9)
+    oracle = compare(adjusted["c"], adjusted["t"])
+    assert replicates.welch_p(found)[replicate, 0] == pytest.approx(oracle.p, rel=1e-9)
 
 
 def test_splits_are_fair_and_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.concatenate(list(splits(N, 600, 1)))
-    monkeypatch.setattr(calibration, "BLOCK", 7)
+    monkeypatch.setattr(replicates, "BLOCK", 7)
     assert (np.concatenate(list(splits(N, 600, 1))) == whole).all()
     assert whole.mean() == pytest.approx(0.5, abs=6 * 0.5 / np.sqrt(whole.size))
     assert len(np.unique(whole, axis=0)) == 600
@@ -65,6 +71,11 @@ def test_every_gate_holds_for_1000_splits() -> None:
     assert max(cell.rate for cell in cells if cell.users < 4000) < 0.1
     methods = {cell.method for cell in cells}
     assert methods >= {"welch", "delta", "cuped", "obf", "pocock", "always-valid", "holm", "hochberg", "bh"}
+    assert methods >= {"chi-square", "bh, false discoveries", "cuped ratio", "equivalence at the margin"}
+    assert methods >= {"bayes, flat prior misses 0", "bayes, prior misses the truth"}
+    assert methods >= {"quantile of users", "quantile of events", "bootstrap", "permutation"}
+    at_margin = next(cell.rate for cell in cells if cell.method == "equivalence at the margin")
+    assert at_margin > 0.01  # it has the power to be wrong
     peeking = [cell.rate for cell in cells if cell.method == "peeking daily"]
     assert min(peeking) > 0.06  # what the sequential methods are for
 

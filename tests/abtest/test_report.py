@@ -92,7 +92,7 @@ def test_markdown_tables_are_whole_and_names_are_escaped(document: Mapping[str, 
     text = to_markdown(document)
     assert text.startswith("# SHIP recgpt\\|x\n")
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         widths = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(widths) == 1, block

@@ -8,10 +8,12 @@ from math import frexp
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import numpy as np
 import sqlalchemy as sa
 
+from warehouse import capped
 from warehouse.events import DAY_MS
-from warehouse.logs import contents, exposure, panel
+from warehouse.logs import contents, exposure, panel, values
 from warehouse.logs.central import central_moments, central_sums
 from warehouse.logs.columns import Column, LogMapping
 from warehouse.logs.opening import tables_of
@@ -21,6 +23,7 @@ from warehouse.logs.totals import Total, check_total, default_total
 from warehouse.panel import DAYS, MEMBERS, Ask, Pair, crossed, of_days, of_members, of_totals, totals_of
 from warehouse.queries import Window
 from warehouse.sums import Moments, PanelSums, read, read_one_day
+from warehouse.values import ArmValues, EventValues, Values, of_arm
 
 GRID_BITS = (53, 48, 40, 32)
 """Floats are rounded to whole multiples of a power of 2, so that the largest has so many bits: the first is a
@@ -60,6 +63,10 @@ class UserCounts:
 
     by_day: Mapping[tuple[int, str], int]
     crossed: int
+
+    def until(self, arm: str, last_day: int) -> int:
+        """Users of an arm exposed on days up to `last_day`."""
+        return sum(n for (day, of_arm), n in self.by_day.items() if of_arm == arm and day <= last_day)
 
     def by_arm(self) -> dict[str, int]:
         """Users of each arm."""
@@ -171,6 +178,15 @@ class EventLog:
         column = check_total(total, self.mapping, self.columns)
         return total if column is None else replace(total, column=column.name)
 
+    def is_float(self, total: Total) -> bool:
+        """Whether it is summed in floats, not in whole numbers."""
+        return total.how == "sum" and self.columns[total.column or ""].kind == "float"
+
+    def scale(self, total: Total) -> int:
+        """The decimals of what it sums, which is counted in units of the last one."""
+        column = self.columns.get(total.column or "") if total.how == "sum" else None
+        return column.scale if column is not None and column.kind == "decimal" else 0
+
     def extent(self) -> Extent:
         """Rows, what they lack, and from when to when."""
         if self._extent is None:
@@ -258,7 +274,7 @@ class EventLog:
         put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
         """
         ask = self._ask(span, totals, products, past, by_segment=by_segment)
-        floats = frozenset(total.name for total in (*totals, *past) if self._is_float(total))
+        floats = frozenset(total.name for total in (*totals, *past) if self.is_float(total))
         everything = frozenset((*ask.columns, *ask.before))
         plans = [(GRID_BITS[0], floats), (GRID_BITS[0], everything)]
         plans += [(bits, everything) for bits in GRID_BITS[1:] if floats]
@@ -304,17 +320,96 @@ class EventLog:
         """The same in floating point, each window for itself (`logs.central`)."""
         self._database.one_thread()
         ask = self._ask(span, totals, pairs, past)
-        ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self._is_float(t)))
+        ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self.is_float(t)))
         try:
             with self._relations(ask, span, totals, past, pre_days, None, exposed) as (who, days):
                 rows = self._database.rows(central_sums(who, days, ask, span, windows))
-            scales = [self._scale(total) for total in (*past, *totals)]
+            scales = [self.scale(total) for total in (*past, *totals)]
             found = central_moments(rows, ask, scales)
         except OverflowError as error:
             raise ValueError(f"values of the log are too large to be squared and summed: {error}") from error
         return _complete(found.values(), windows, exposed)
 
+    # What single users did
+
+    def caps(
+        self, span: Span, window: tuple[int, int], totals: Sequence[Total], share: float, exposed: UserCounts
+    ) -> list[int | float]:
+        """The value of each total with a share of the analysed users, of all arms, at or below it.
+
+        A decimal is in units of its last place here and in `capped`.
+        """
+        users = values.per_user(self._tables, span, Window(*window), totals)
+        n_users = sum(exposed.until(arm, window[1]) for arm in exposed.by_arm())
+        if not n_users:
+            return [0] * len(totals)
+        (row,) = self._database.rows(capped.caps_at(users, len(totals), capped.rank_of(share, n_users)))
+        return list(row)
+
+    def capped(
+        self,
+        span: Span,
+        window: tuple[int, int],
+        totals: Sequence[Total],
+        caps: Sequence[int | float | None],
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
+    ) -> tuple[dict[str, capped.CutMoments], list[int]]:
+        """By arm, exact moments of a window with each user's total at most its cap, and users above each cap.
+
+        The `past` is not cut. Totals are whole numbers or decimals; OverflowError where sums are too large
+        for the database's integers.
+        """
+        users = values.per_user(self._tables, span, Window(*window), totals, past=past, pre_days=pre_days)
+        asked = [*totals, *past]
+        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in past)]))
+        (above,) = self._database.rows(capped.above(users, caps))
+        found = capped.read(rows, [total.name for total in asked], [self.scale(total) for total in asked])
+        return found, [int(n) for n in above]
+
+    def user_values(
+        self,
+        span: Span,
+        window: tuple[int, int],
+        totals: Sequence[Total],
+        exposed: UserCounts,
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
+    ) -> dict[str, ArmValues]:
+        """By arm, each total with a value for every analysed user, 0 for nothing, by the users' ids."""
+        users = values.per_user(self._tables, span, Window(*window), totals, past=past, pre_days=pre_days)
+        asked = [*totals, *past]
+        found = {}
+        for arm in exposed.by_arm():
+            arrays = self._database.arrays(of_arm(users, arm, len(asked)))
+            found[arm] = ArmValues(
+                {total.name: self._unscaled(total, x) for total, x in zip(asked, arrays, strict=True)}
+            )
+        return found
+
+    def event_values(
+        self, span: Span, window: tuple[int, int], total: Total, exposed: UserCounts
+    ) -> dict[str, EventValues]:
+        """By arm, the values that a total sums, and whose they are; NULL is no value."""
+        if total.how != "sum":
+            raise ValueError(
+                f"total {total.name!r} sums no values, so events have no quantile; sum a column instead"
+            )
+        found = {}
+        for arm in exposed.by_arm():
+            statement = values.per_event(self._tables, span, Window(*window), total, arm)
+            users, x = self._database.arrays(statement)
+            n_users = exposed.until(arm, window[1])
+            found[arm] = EventValues(self._unscaled(total, x), users.astype(np.int64), n_users)
+        return found
+
     # Steps
+
+    def _unscaled(self, total: Total, x: Values) -> Values:
+        scale = self.scale(total)
+        return x / 10**scale if scale else x
 
     def _exposed(self, span: Span) -> sa.FromClause:
         """The exposed users, found once for all that is asked about them."""
@@ -424,7 +519,7 @@ class EventLog:
 
     def _exponents(self, totals: Sequence[Total], bits: int) -> dict[str, int]:
         """For each column of floats the power of 2 that makes its largest value a number of so many bits."""
-        names = dict.fromkeys(total.column or "" for total in totals if self._is_float(total))
+        names = dict.fromkeys(total.column or "" for total in totals if self.is_float(total))
         new = [self.columns[name] for name in names if name not in self._magnitudes]
         if new:
             (found,) = self._database.rows(contents.magnitudes(self._tables, new))
@@ -435,18 +530,11 @@ class EventLog:
         """What the whole numbers of a total are multiples of its values by, where that is not 1."""
         found = {}
         for total in totals:
-            if self._is_float(total):
+            if self.is_float(total):
                 found[total.name] = Fraction(2) ** exponents[total.column or ""]
-            elif self._scale(total):
-                found[total.name] = Fraction(10) ** self._scale(total)
+            elif self.scale(total):
+                found[total.name] = Fraction(10) ** self.scale(total)
         return found
-
-    def _is_float(self, total: Total) -> bool:
-        return total.how == "sum" and self.columns[total.column or ""].kind == "float"
-
-    def _scale(self, total: Total) -> int:
-        column = self.columns.get(total.column or "") if total.how == "sum" else None
-        return column.scale if column is not None and column.kind == "decimal" else 0
 
 
 def _whole(value: float | None) -> int | None:

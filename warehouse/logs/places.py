@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import duckdb
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from warehouse.duck import MEMORY, compiled, keep, kept_table
 from warehouse.logs.columns import Column, Kind
@@ -31,6 +33,9 @@ class Database(Protocol):
 
     def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
         """All rows. OverflowError where a number does not fit its type, ValueError for any other failure."""
+
+    def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
+        """All rows as a numeric array for each column; the same errors."""
 
     def kept(self, name: str, statement: sa.Select) -> AbstractContextManager[sa.FromClause]:
         """The answer to a SELECT, to be asked further inside the block. No place of a log is written to."""
@@ -181,6 +186,15 @@ class LogDuck:
             raise OverflowError(f"{self.name}: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
+
+    def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
+        try:
+            found = self._connection.execute(*compiled(statement)).fetchnumpy()
+        except duckdb.OutOfRangeException as error:
+            raise OverflowError(f"{self.name}: {_first_line(error)}") from error
+        except duckdb.Error as error:
+            raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
+        return [np.asarray(column) for column in found.values()]
 
     def table_names(self) -> list[str]:
         found = self._connection.execute(

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from warehouse.logs.columns import Column
 
@@ -42,6 +44,12 @@ class SqlDatabase:
                 raise OverflowError(f"{self.name}: {_first_line(error)}") from error
             raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
         return [tuple(map(_plain, row)) for row in found]
+
+    def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
+        rows = self.rows(statement)
+        if not rows:
+            return [np.empty(0, np.int64) for _ in statement.selected_columns]
+        return [np.array(column) for column in zip(*rows, strict=True)]
 
     @contextmanager
     def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:

@@ -1,0 +1,162 @@
+"""Where the values of single users come from: a recorded run, or a foreign log. Both answer alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from abtest.estimates import CapUsed
+from abtest.metrics import Metric
+from abtest.stats.moments import Moments
+from abtest.stats.quantiles import Clustered
+from warehouse.events import PRE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from abtest.logs import Study
+    from warehouse.logs.log import EventLog, UserCounts
+    from warehouse.logs.totals import Total
+    from warehouse.store import Warehouse
+
+Window = tuple[int, int]
+
+
+class Source(Protocol):
+    """What metrics ask of users' own values. Arms without users may be left out of an answer."""
+
+    def cap_values(self, metric: Metric, window: Window) -> list[Any]:
+        """The cap of each of the metric's columns, as the database counts it; None where there is none."""
+
+    def capped(
+        self, metric: Metric, window: Window, caps: Sequence[Any]
+    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+        """Moments by arm with totals at most their caps, and with the metric's past where there is one."""
+
+    def is_exact(self, metric: Metric) -> bool:
+        """Whether its columns are whole numbers or decimals, so that the database can sum them exactly."""
+
+    def users(
+        self, metric: Metric, window: Window, *, with_past: bool = False
+    ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        """By arm and column, a value for each analysed user; on request its past too, where there is one."""
+
+    def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
+        """By arm, the values of the single events that the numerator adds up."""
+
+    def cap_of(self, column: str, cap: Any) -> float:
+        """A cap in the unit of the values that `users` gives."""
+
+
+class RunSource:
+    """A recorded run."""
+
+    def __init__(self, warehouse: "Warehouse", experiment: str, *, pre_days: int) -> None:
+        self._warehouse, self._experiment, self._pre_days = warehouse, experiment, pre_days
+
+    def cap_values(self, metric: Metric, window: Window) -> list[Any]:
+        if metric.cap_value is not None:
+            return _numerator_only(metric, round(metric.cap_value * metric.scale))
+        assert metric.cap is not None, metric
+        return list(self._warehouse.caps(self._experiment, window, metric.columns, metric.cap))
+
+    def capped(
+        self, metric: Metric, window: Window, caps: Sequence[Any]
+    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+        rows, above = self._warehouse.capped(
+            self._experiment,
+            window,
+            metric.columns,
+            caps,
+            before=metric.past if self._pre_days else (),
+            pre_days=self._pre_days,
+        )
+        used = [CapUsed(*cap) for cap in zip(metric.columns, caps, above, strict=True) if cap[1] is not None]
+        return {arm: Moments(*row) for arm, row in rows.items()}, used
+
+    def is_exact(self, metric: Metric) -> bool:
+        return True
+
+    def users(
+        self, metric: Metric, window: Window, *, with_past: bool = False
+    ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        assert not with_past, metric
+        found = self._warehouse.user_values(self._experiment, window, metric.columns)
+        return {arm: values.columns for arm, values in found.items()}
+
+    def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
+        found = self._warehouse.event_values(self._experiment, window, metric.numerator)
+        return {arm: Clustered(*values) for arm, values in found.items()}
+
+    def cap_of(self, column: str, cap: Any) -> float:
+        return float(cap)
+
+
+class LogSource:
+    """A foreign log."""
+
+    def __init__(self, log: "EventLog", study: "Study", exposed: "UserCounts") -> None:
+        self._log, self._study, self._exposed = log, study, exposed
+        self._totals = {total.name: total for total in study.totals}
+        self._before = {total.name: total for total in study.past} if log.has_times else {}
+
+    def cap_values(self, metric: Metric, window: Window) -> list[Any]:
+        if metric.cap_value is not None:
+            value = metric.cap_value * metric.scale * 10 ** self._log.scale(self._totals[metric.numerator])
+            is_whole = not self._log.is_float(self._totals[metric.numerator])
+            return _numerator_only(metric, round(value) if is_whole else value)
+        assert metric.cap is not None, metric
+        totals = [self._totals[name] for name in metric.columns]
+        return list(self._log.caps(self._study.span, window, totals, metric.cap, self._exposed))
+
+    def capped(
+        self, metric: Metric, window: Window, caps: Sequence[Any]
+    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+        columns = list(dict.fromkeys(metric.columns))
+        rows, above = self._log.capped(
+            self._study.span,
+            window,
+            [self._totals[name] for name in columns],
+            caps[: len(columns)],
+            past=self._past(metric),
+            pre_days=self._study.pre_days,
+        )
+        used = [
+            CapUsed(name, self.cap_of(name, cap), n)
+            for name, cap, n in zip(columns, caps, above, strict=False)
+            if cap is not None
+        ]
+        return {arm: Moments(*row) for arm, row in rows.items()}, used
+
+    def is_exact(self, metric: Metric) -> bool:
+        totals = [*(self._totals[name] for name in metric.columns), *self._past(metric)]
+        return not any(map(self._log.is_float, totals))
+
+    def users(
+        self, metric: Metric, window: Window, *, with_past: bool = False
+    ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        found = self._log.user_values(
+            self._study.span,
+            window,
+            [self._totals[name] for name in metric.columns],
+            self._exposed,
+            past=self._past(metric) if with_past else (),
+            pre_days=self._study.pre_days,
+        )
+        return {arm: values.columns for arm, values in found.items()}
+
+    def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
+        total = self._totals[metric.numerator]
+        found = self._log.event_values(self._study.span, window, total, self._exposed)
+        return {arm: Clustered(*values) for arm, values in found.items()}
+
+    def cap_of(self, column: str, cap: Any) -> float:
+        return float(cap) / 10 ** self._log.scale(self._totals[column])
+
+    def _past(self, metric: Metric) -> "list[Total]":
+        """Its covariates; none where the log does not hold them all."""
+        names = [PRE + name for name in metric.past]
+        return [self._before[name] for name in names] if set(names) <= set(self._before) else []
+
+
+def _numerator_only(metric: Metric, cap: Any) -> list[Any]:
+    return [cap, *(None for _ in metric.columns[1:])]
