@@ -33,7 +33,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, abtest: Command) -> 
     return folder
 
 
-def killed(folder: Path, *, when: Callable[[], bool], after_s: float = 0.0) -> int:
+def killed(folder: Path, *flags: str, when: Callable[[], bool], after_s: float = 0.0) -> int:
     """Start the run in a process of its own and kill it as soon as `when()`; its return code."""
     command = [
         sys.executable,
@@ -41,6 +41,7 @@ def killed(folder: Path, *, when: Callable[[], bool], after_s: float = 0.0) -> i
         "from abtest.cli import main; main()",
         "run",
         *FLAGS,
+        *flags,
         "--out",
         str(folder),
     ]
@@ -131,7 +132,8 @@ def test_ten_kills_at_random_moments_change_nothing(
     luck = random.Random(20)
     for number in range(10):
         folder = tmp_path / f"cut-{number}"
-        killed(folder, when=(folder / "manifest.json").exists, after_s=luck.uniform(0.0, 1.5))
+        flags = ("--workers", "2") if number % 2 else ()
+        killed(folder, *flags, when=(folder / "manifest.json").exists, after_s=luck.uniform(0.0, 4.0))
         if not json.loads((folder / "manifest.json").read_text()).get("finished"):
             result = resumed(folder, abtest)
             assert result.exit_code in (0, 3), result.output
