@@ -119,11 +119,11 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
 def exposures(state: "State", users: Ids, items: Ids) -> Ids:
     """(n, k) how often the user was shown the video, within the last SHOWN impressions."""
     count = np.zeros(items.shape, np.int64)
-    wanted = np.where(items > 0, items, -1).astype(np.int32)
+    wanted = np.where(items > 0, items, -1).astype(state.shown.dtype)  # -1 is no video in 16 bits either
     for start in range(0, len(users), _BLOCK):
         part = slice(start, start + _BLOCK)
         same = state.shown.take(users[part], 0)[:, None, :] == wanted[part, :, None]
-        seen = np.flatnonzero(same)  # mostly nothing: feeds avoid what was shown
+        (seen,) = same.reshape(-1).nonzero()  # mostly nothing: feeds avoid what was shown
         if len(seen):
             np.add.at(count[part].reshape(-1), seen // SHOWN, 1)
     return count
@@ -219,7 +219,7 @@ def _act(world: "World", logits: Float32s, u: Floats, spare: Floats) -> dict[str
     p = _sigmoid(logits)
     panel_ms, profile_ms = np.zeros(spare.shape, np.int64), np.zeros(spare.shape, np.int64)
     comments = np.zeros(spare.shape, np.bool_)
-    opened, entered = np.nonzero(u[1] < p[PANEL]), np.nonzero(u[2] < p[PROFILE])
+    opened, entered = (u[1] < p[PANEL]).nonzero(), (u[2] < p[PROFILE]).nonzero()
     if len(opened[0]):
         comments[opened], left = _split(u[1][opened] / p[PANEL][opened], p[COMMENT][opened])
         panel_ms[opened] = _stay_ms(left, c.panel_log_mean, c.panel_stay_sd)
@@ -252,7 +252,7 @@ def _stay_ms(u: Floats, log_mean: float, log_sd: float) -> Ids:
 def _follows(world: "World", state: "State", users: Ids, items: Ids) -> Flags:
     """(n, k) does the user follow the author? Most users follow nobody: only the others are looked up."""
     found = np.zeros(items.shape, np.bool_)
-    fans = np.flatnonzero(state.n_follows[users])
+    (fans,) = state.n_follows[users].nonzero()
     if len(fans):
         authors = (world.item_author[items[fans]] + 1).astype(np.int32)
         found[fans] = (state.follows[users[fans]][:, None, :] == authors[:, :, None]).any(-1)
@@ -284,8 +284,8 @@ def _append(ring: NDArray, count: Ids, users: Ids, values: Ids, keep: Flags, wid
         ring[users[:, None], (before[:, None] + np.arange(keep.shape[1])) % width] = values
         count[users] = before + keep.shape[1]
         return
-    row, slot = np.nonzero(keep)
-    place = before[row] + np.cumsum(keep, axis=1)[row, slot] - 1
+    row, slot = keep.nonzero()
+    place = before[row] + keep.cumsum(axis=1)[row, slot] - 1
     ring[users[row], place % width] = values[row, slot]
     count[users] = before + keep.sum(-1)
 

@@ -28,7 +28,7 @@ class Sessions:
 
     def due(self, until: int) -> Ids:
         """Users whose next request comes before `until`."""
-        return np.flatnonzero((self.session >= 0) & (self.busy_until < until))
+        return ((self.session >= 0) & (self.busy_until < until)).nonzero()[0]
 
     def admit(self, users: Ids, ts: Ids) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which of these arrivals (in order of time) start a session now, and which have to wait.

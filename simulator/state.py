@@ -34,7 +34,7 @@ class State:
     n_consumed: NDArray[np.float32]  # (n,)
     active_today: NDArray[np.bool_]
     active_days: NDArray[np.int8]  # (n, 3) yesterday first
-    shown: NDArray[np.int32]  # (n, SHOWN)
+    shown: NDArray[np.integer]  # (n, SHOWN), 16 bits where the catalogue allows: they are compared most
     n_shown: NDArray[np.int64]
     plays: NDArray[np.int32]  # (n, PLAYS)
     n_plays: NDArray[np.int64]
@@ -56,7 +56,7 @@ class State:
             n_consumed=np.zeros(n, np.float32),
             active_today=np.zeros(n, np.bool_),
             active_days=np.zeros((n, 3), np.int8),
-            shown=np.zeros((n, SHOWN), np.int32),
+            shown=np.zeros((n, SHOWN), np.uint16 if world.n_items < 65_535 else np.int32),
             n_shown=np.zeros(n, np.int64),
             plays=np.zeros((n, PLAYS), np.int32),
             n_plays=np.zeros(n, np.int64),
@@ -99,7 +99,7 @@ class State:
 
 
 def _unrolled(
-    ring: NDArray[np.int32], count: NDArray[np.int64], users: NDArray[np.integer]
+    ring: NDArray[np.integer], count: NDArray[np.int64], users: NDArray[np.integer]
 ) -> NDArray[np.int64]:
     width = ring.shape[1]
     at = np.where(count[users] > width, count[users] % width, 0)  # the oldest entry
