@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from abtest.executor import POOL
+
 if TYPE_CHECKING:
     from abtest.executor import Executor
-    from simulator.shards import Service
+    from simulator.journal import Record
+    from simulator.shards import Service, ShardDay
     from simulator.state import State
     from simulator.world import World
     from warehouse.store import Warehouse
@@ -88,21 +91,12 @@ class Days:
     def _live_day(
         self, phase: str, day: int, service: "Service", start: Midnight | None, *, fresh: bool, days: range
     ) -> Midnight:
-        from simulator.shards import Partitions, ShardDay, shards
+        """From one midnight to the next; `fresh` on the first day of a phase."""
+        from simulator.shards import Partitions
 
         name = f"{phase}-{day:05d}"
-        home = self._folder / MIDNIGHTS / f"{name}{PARTIAL}"
-        partitions = self._folder / PARTITIONS
-        for place in (home, partitions):
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-        before = [None] * self._n_shards if start is None else start.snapshots()
-        tasks = [
-            ShardDay(users, day, path, fresh, home / f"shard-{i:04d}.safetensors")
-            for i, (users, path) in enumerate(
-                zip(shards(service.world.n_users, self._n_shards), before, strict=True)
-            )
-        ]
+        home = self._emptied(Path(MIDNIGHTS) / f"{name}{PARTIAL}")
+        partitions = self._emptied(Path(PARTITIONS))
         plays = np.zeros((0, service.world.n_items + 1), np.int64)
         if start is not None and not fresh:
             plays = np.load(start.folder / "plays.npy")
@@ -110,18 +104,46 @@ class Days:
         def report(fraction: float, impressions: int) -> None:
             self._progress((day - days.start + fraction) / len(days), impressions)
 
-        def record(shard: int) -> Any:
+        def record(shard: int) -> "Record":
             if self._executor.remote:
                 return Partitions(partitions, f"{name}-{shard}")
             return Recorder(self._warehouse, f"{name}-{shard}")
 
+        tasks = self._tasks(service.world.n_users, day, start, fresh, home)
         done = self._executor.live(service, tasks, plays, record, report)
-        for shard in range(self._n_shards) if self._executor.remote else ():
+        if self._executor.remote:
+            self._load(partitions, name)
+        today = np.sum([shard.plays for shard in done], axis=0)
+        np.save(home / "plays.npy", np.vstack([plays, today[None]]))
+        return self._keep(home, None if fresh else start, Midnight(phase, day + 1, home))
+
+    def _emptied(self, place: Path) -> Path:
+        """A folder of the run without what a crash may have left there."""
+        folder = self._folder / place
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _tasks(
+        self, n_users: int, day: int, start: Midnight | None, fresh: bool, home: Path
+    ) -> "list[ShardDay]":
+        from simulator.shards import ShardDay, shards
+
+        before = [None] * self._n_shards if start is None else start.snapshots()
+        parts = zip(shards(n_users, self._n_shards), before, strict=True)
+        return [
+            ShardDay(users, day, path, fresh, home / f"shard-{i:04d}.safetensors")
+            for i, (users, path) in enumerate(parts)
+        ]
+
+    def _load(self, partitions: Path, name: str) -> None:
+        """What the shards wrote into the warehouse, in the order in which they wrote it."""
+        from simulator.shards import Partitions
+
+        for shard in range(self._n_shards):
             recorder = Recorder(self._warehouse, f"{name}-{shard}")
             for tables in Partitions.read(partitions, f"{name}-{shard}"):
                 recorder(**tables)
-        np.save(home / "plays.npy", np.vstack([plays, np.sum([shard.plays for shard in done], axis=0)[None]]))
-        return self._keep(home, start if not fresh else None, Midnight(phase, day + 1, home))
 
     def _keep(self, home: Path, previous: Midnight | None, midnight: Midnight) -> Midnight:
         """From here on the day has been lived; the midnight before it in the phase is not needed any more."""
@@ -151,5 +173,6 @@ def forget_unfinished(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """A finished run needs its midnights no more."""
-    shutil.rmtree(folder / MIDNIGHTS, ignore_errors=True)
+    """A finished run needs its midnights no more, nor what a crash has left of a pool of processes."""
+    for place in (folder / MIDNIGHTS, *folder.glob(f"{POOL}*")):
+        shutil.rmtree(place, ignore_errors=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEME = "dask://"
 CONNECT_S = 5
+POOL = "pool-"
+"""How the folders begin through which a pool's processes are given the service."""
 
 Plays = NDArray[np.int64]
 Report = Callable[[float, int], None]
@@ -42,19 +44,17 @@ class Executor(Protocol):
 
 
 @contextmanager
-def opened(address: str, workers: int) -> Iterator[Executor]:
-    """The executor of the settings: `local` or dask://host:port, with so many shards.
-
-    Raises ValueError where there is no such cluster.
-    """
+def opened(address: str, workers: int, folder: Path) -> Iterator[Executor]:
+    """The executor of the settings: `local` or dask://host:port, with so many shards. A pool keeps files in a
+    folder of its own in `folder`. Raises ValueError where there is no such cluster."""
     if address != "local":
         with _cluster(address) as client:
             yield Cluster(client)
     elif workers == 1:
         yield Here()
     else:
-        with tempfile.TemporaryDirectory(prefix="shards-") as folder, _pool(workers) as pool:
-            yield Pool(pool, Path(folder))
+        with tempfile.TemporaryDirectory(prefix=POOL, dir=folder) as shared, _pool(workers) as pool:
+            yield Pool(pool, Path(shared).resolve())
 
 
 def check(address: str) -> None:

@@ -45,7 +45,7 @@ def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     write_json(folder / "manifest.json", manifest(plan))
     with (
         Warehouse.open(folder / "events.duckdb", threads=settings.threads) as warehouse,
-        opened(settings.executor, settings.workers) as executor,
+        opened(settings.executor, settings.workers, folder) as executor,
     ):
         days = Days(folder, warehouse, executor, settings.workers, progress.simulated)
         with progress.stage("world"):
