@@ -56,5 +56,6 @@ class InsideFeed(Feed, Protocol):
         ...
 
     def learn(self, plays: Ids) -> None:
-        """A day is over; (n_items + 1,) plays of each video on it."""
+        """A day is over; (n_items + 1,) plays of each video on it. Makes new arrays: shards learn in a shallow
+        copy (`simulator.shards`)."""
         ...

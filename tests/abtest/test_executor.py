@@ -1,41 +1,75 @@
 """Shards in other processes and on a cluster give the events of one process."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import Result
 
+from abtest.executor import Executor, Here, opened
+from simulator.policies import RandomPolicy
+from simulator.shards import Partitions, Service, ShardDay, shards
+from simulator.world import World
+from warehouse.events import Kind
+
 Command = Callable[..., Result]
 
-ARMS = "a=baselines.poprec:PopRec,b=baselines.poprec:PopRec"
-SIZES = ["--users", "80", "--warmup-days", "1", "--days", "1", "--stage", "feed", "--threads", "1", "--quiet"]
-
-
-def event_hash(abtest: Command, folder: Path, *flags: str) -> str:
-    result = abtest("run", "--arms", ARMS, *SIZES, *flags, "--out", str(folder))
-    assert result.exit_code in (0, 3), result.output
-    assert not (folder / "partitions").exists()
-    return json.loads((folder / "manifest.json").read_text())["event_hash"]
+N_SHARDS = 2
 
 
 @pytest.fixture(scope="module")
-def alone(abtest: Command, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return event_hash(abtest, tmp_path_factory.mktemp("alone") / "run")
+def service() -> Service:
+    world = World.synthetic(60, n_items=500, seed=3)
+    return Service(world, [RandomPolicy(world)], np.zeros(world.n_users, np.int64))
 
 
-def test_two_processes_give_the_same_events(abtest: Command, alone: str, tmp_path: Path) -> None:
-    assert event_hash(abtest, tmp_path / "run", "--workers", "2") == alone
+def first_day(executor: Executor, service: Service, folder: Path) -> list[pa.Table]:
+    """The events of each shard."""
+    tasks = [
+        ShardDay(users, 0, None, True, folder / f"night-{i}")
+        for i, users in enumerate(shards(service.world.n_users, N_SHARDS))
+    ]
+    told: list[float] = []
+    done = executor.live(
+        service,
+        tasks,
+        np.zeros((0, service.world.n_items + 1), np.int64),
+        lambda shard: Partitions(folder, f"day-{shard}"),
+        lambda fraction, impressions: told.append(fraction),
+    )
+    assert told[-1] == 1.0
+    assert all(task.end.is_file() for task in tasks)
+    events = [
+        pa.concat_tables(tables["events"] for tables in Partitions.read(folder, f"day-{shard}"))
+        for shard in range(N_SHARDS)
+    ]
+    for table, shard in zip(events, done, strict=True):
+        views = table.filter(pa.compute.field("kind") == int(Kind.impression))
+        assert 0 < len(views) <= shard.impressions  # some end after midnight
+    return events
 
 
-def test_a_dask_cluster_gives_the_same_events(abtest: Command, alone: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def here(service: Service, tmp_path_factory: pytest.TempPathFactory) -> list[pa.Table]:
+    return first_day(Here(), service, tmp_path_factory.mktemp("here"))
+
+
+def test_two_processes_give_the_same_events(service: Service, here: list[pa.Table], tmp_path: Path) -> None:
+    with opened("local", N_SHARDS, tmp_path) as pool:
+        assert first_day(pool, service, tmp_path) == here
+    assert not list(tmp_path.glob("pool-*"))
+
+
+def test_a_dask_cluster_gives_the_same_events(service: Service, here: list[pa.Table], tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None
     ) as cluster:
-        flags = ("--executor", cluster.scheduler_address.replace("tcp://", "dask://"), "--workers", "3")
-        assert event_hash(abtest, tmp_path / "run", *flags) == alone
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        with opened(address, N_SHARDS, tmp_path) as executor:
+            assert first_day(executor, service, tmp_path) == here
 
 
 @pytest.mark.parametrize(
