@@ -56,6 +56,6 @@ class InsideFeed(Feed, Protocol):
         ...
 
     def learn(self, plays: Ids) -> None:
-        """A day is over; (n_items + 1,) plays of each video on it. Makes new arrays: shards learn in a shallow
-        copy (`simulator.shards`)."""
+        """A day is over; (n_items + 1,) plays of each video on it. It makes new arrays: a shard learns in a
+        shallow copy."""
         ...
