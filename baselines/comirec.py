@@ -156,7 +156,8 @@ class ComiRec(SequentialRecommender):
             ComiRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
             replace(BEST_TRAINING, epochs=24, patience=24),
             "the training of SASRec's preset with twice the epochs and more dropout (validation NDCG@10 on "
-            "Beauty .068 against .062); a full softmax over the best of four interests costs four times as much",
+            "Beauty .069 against .062); a full softmax over the best of four interests costs four times as "
+            "much",
         ),
     }
     network_type: type[ComiRecNetwork] = RoutingNetwork
