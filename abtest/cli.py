@@ -108,6 +108,19 @@ def main() -> None:
 )
 @click.option("--correction", help="Over goals and treatments: holm (default), hochberg; bh for exploration.")
 @click.option(
+    "--hashing", help="Scheme of the assignment: blake2b (default) or growthbook, as its SDKs do it."
+)
+@click.option(
+    "--layer",
+    help="Layer and part of it in percent, e.g. feed:0-50: no user is in two experiments of a layer.",
+)
+@click.option(
+    "--beside", help="Other experiments of the layer, which must not overlap: titles:50-80,covers:80-100."
+)
+@click.option("--holdout", type=float, help="Percent of users that are in no experiment (default 0).")
+@click.option("--holdout-salt", help="Salt of the holdout, the same for all experiments (default: global).")
+@click.option("--phases", help="A ramp-up as DAY:PERCENT of the users, e.g. 1:10,3:50,5:100 (default 1:100).")
+@click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
@@ -122,6 +135,7 @@ def run(config: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
       abtest run --arms comirec,comirec --users 4000            # an A/A
       abtest run --arms poprec,mine=mypackage.models:Mine --split 80,20
       abtest run --log ../shared/data/kuairand --arms comirec,recgpt
+      abtest run --layer feed:0-50 --holdout 5 --phases 1:20,3:100
     """
     from abtest.progress import Progress
     from abtest.run import execute

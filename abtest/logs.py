@@ -6,13 +6,14 @@ follows. What is not declared is read off the log: its arms, the first and last 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abtest.declaration import Declaration, read_declaration
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import Metric, columns_of
+from abtest.population import Phase
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis, Check
@@ -55,21 +56,23 @@ class Study:
 
 def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
-    from abtest.analysis import analyse, windows
+    from abtest.analysis import PhaseRows, analyse_phases, windows
     from abtest.manifest import versions
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
         study = study_of(log, declaration, request)
-        exposed = log.exposed(study.span)
-        moments = usable_moments(log, study, windows(study.experiment.days), exposed)
-        analysis = analyse(
+        phases = [(view, view.exposed(study.span)) for view in phases_of(log, study)]
+        rows = [
+            PhaseRows(usable_moments(view, study, windows(study.experiment.days), exposed), exposed.by_arm())
+            for view, exposed in phases
+        ]
+        analysis = analyse_phases(
             {**study.experiment.settings(), "start_ts": study.span.start_ts, "log": log.name},
-            moments,
-            exposed=exposed.by_arm(),
-            crossovers=exposed.crossed,
+            rows,
+            crossovers=sum(exposed.crossed for _, exposed in phases),
             metrics=study.metrics,
-            more_checks=health(log, study, exposed),
+            more_checks=health(log, study, phases),
             unusable=study.unusable,
         )
     return replace(analysis, versions=versions())
@@ -116,15 +119,15 @@ def study_of(
         raise ValueError(f"{log.name} holds no rows, so there is nothing to analyse")
     seen = log.arms()
     span = _span(log, declaration, seen)
+    arms = _arms(seen, declaration, log) if needs_arms or len(seen) > 1 else (*map(Arm, seen), Arm("(none)"))
     experiment = Experiment(
         name=declaration.name or Path(request.places[0].split("?")[0]).stem or "log",
-        arms=_arms(seen, declaration, log)
-        if needs_arms or len(seen) > 1
-        else (*map(Arm, seen), Arm("(none)")),
+        arms=arms,
         control=_control(seen, declaration),
         days=span.days,
         salt=declaration.salt,
         alpha=declaration.alpha,
+        phases=_phases(declaration, span, arms),
     )
     kinds = log.kinds() if log.mapping.event else {}
     metrics = declaration.metrics or _default_metrics(log, kinds)
@@ -145,6 +148,20 @@ def study_of(
         if total.column in counts and counts[total.column].not_finite
     }
     return Study(experiment, span, tuple(metrics), totals, unusable, declaration.pre_days)
+
+
+def phases_of(log: "EventLog", study: Study) -> list["EventLog"]:
+    """The log as each phase has it: with the users who got their arm in it."""
+    phases = study.experiment.phases
+    if len(phases) == 1:
+        return [log]
+    if not log.knows_draws:
+        raise ValueError(
+            "phases are declared and it is not known when users got their arm; map assignment_ts="
+        )
+    span = study.span
+    bounds = [span.start_ts + phase.start_ms for phase in phases]
+    return [log.of_phase(*between) for between in pairwise([*bounds, span.end_ts])]
 
 
 def usable_moments(
@@ -195,28 +212,29 @@ def past_pairs(metrics: Iterable[Metric], totals: Sequence["Total"]) -> list[tup
     return list(found)
 
 
-def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"]:
-    """The checks that only a log can answer."""
+def health(log: "EventLog", study: Study, phases: Sequence[tuple["EventLog", "UserCounts"]]) -> list["Check"]:
+    """The checks that only a log can answer; `phases` hold the log and the exposed users of each phase."""
     from abtest import health as checks
 
     experiment, span = study.experiment, study.span
     found = []
     if log.has_assignment and log.exposure_event is not None:
-        assigned = log.assigned(span).by_arm()
-        counts = {arm.name: assigned.get(arm.name, 0) for arm in experiment.arms}
-        from abtest.checks import check_sample_ratio
+        from abtest.checks import check_ratios
 
-        found.append(replace(check_sample_ratio(experiment, counts), name="sample_ratio_assigned"))
-    by_day: dict[int, dict[str, int]] = {}
-    for (day, arm), n in exposed.by_day.items():
-        by_day.setdefault(day, {})[arm] = n
-    segments = {
-        f"{column} {value or '(none)'}": counts
-        for column, values in log.segments(span).items()
-        for value, counts in sorted(values.items(), key=lambda item: -sum(item[1].values()))[:50]
-    }
-    found += checks.check_slices(experiment, by_day, segments)
-    found.append(_pre_period(log, study, exposed))
+        counted = [view.assigned(span).by_arm() for view, _ in phases]
+        assigned = [{arm.name: counts.get(arm.name, 0) for arm in experiment.arms} for counts in counted]
+        found.append(replace(check_ratios(experiment, assigned), name="sample_ratio_assigned"))
+    daily = [[(day, arm, n) for (day, arm), n in sorted(of.by_day.items())] for _, of in phases]
+    slices, weights = checks.slices_of(experiment, daily)
+    segments = {}
+    for i, (view, _) in enumerate(phases):
+        suffix = f", phase {i + 1}" if len(phases) > 1 else ""
+        for column, groups in view.segments(span).items():
+            for value, counts in sorted(groups.items(), key=lambda item: -sum(item[1].values()))[:50]:
+                label = f"{column} {value or '(none)'}{suffix}"
+                segments[label], weights[label] = counts, experiment.weights(i)
+    found += checks.check_slices(experiment, slices, segments, weights)
+    found.append(_pre_period(log, study, phases))
     if log.has_times:
         days = log.days(span)
         rows = {day: n for day, (n, _) in days.items()}
@@ -247,7 +265,7 @@ def health(log: "EventLog", study: Study, exposed: "UserCounts") -> list["Check"
     return found
 
 
-def _pre_period(log: "EventLog", study: Study, exposed: "UserCounts") -> "Check":
+def _pre_period(log: "EventLog", study: Study, phases: Sequence[tuple["EventLog", "UserCounts"]]) -> "Check":
     from abtest.checks import Check
     from abtest.health import check_pre_period
     from abtest.stats.moments import Moments
@@ -256,8 +274,9 @@ def _pre_period(log: "EventLog", study: Study, exposed: "UserCounts") -> "Check"
         return Check("pre_period", "not_run", None, "the log holds nothing before the start")
     good = [total for total in study.totals if total.name not in study.unusable]
     names = {total.name for total in good}
-    rows = log.pre_period(study.span, good, product_pairs(study.metrics, good), exposed, study.pre_days)
-    before = {row.arm: Moments(row.n, row.sums, row.products) for row in rows}
+    pairs = product_pairs(study.metrics, good)
+    rows = [view.pre_period(study.span, good, pairs, exposed, study.pre_days) for view, exposed in phases]
+    before = [{row.arm: Moments(row.n, row.sums, row.products) for row in of_phase} for of_phase in rows]
     metrics = [metric for metric in study.metrics if set(metric.columns) <= names]
     return check_pre_period(study.experiment, before, metrics, study.pre_days)
 
@@ -302,6 +321,21 @@ def _arms(seen: Mapping[str, int | None], declaration: Declaration, log: "EventL
             " give it a weight (0 for none), or list it under ignore"
         )
     return tuple(Arm(name, weight=float(weight)) for name, weight in declaration.weights.items())
+
+
+def _phases(declaration: Declaration, span: "Span", arms: Sequence[Arm]) -> tuple[Phase, ...]:
+    phases = []
+    for declared in declaration.phases:
+        named = declared.weights or {}
+        unknown = [name for name in named if name not in {arm.name for arm in arms}]
+        if unknown:
+            raise LookupError(
+                f"a phase gives a weight to {unknown[0]!r}; the arms are: {', '.join(a.name for a in arms)}"
+            )
+        weights = tuple(float(named.get(arm.name, 0)) for arm in arms) if named else ()
+        start = declared.start if declared.start is not None else span.begin(declared.day)
+        phases.append(Phase(start - span.start_ts, weights=weights))
+    return tuple(phases) or (Phase(),)
 
 
 def _control(seen: Mapping[str, int | None], declaration: Declaration) -> str:

@@ -15,7 +15,7 @@ from abtest.experiment import Experiment
 from abtest.logs import LogRequest
 from abtest.metrics import METRICS, Metric, columns_of
 from abtest.report.numbers import MISSING, count, number, percent
-from abtest.report.sections import Section
+from abtest.report.section import Section
 
 PAPER_LIFTS: Mapping[str, float] = {
     "comments": 0.00772,

@@ -3,7 +3,9 @@
 `abtest.settings.prepare` has checked all that a user can get wrong; nothing was written before.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +13,21 @@ import numpy as np
 
 from abtest.arms import ArmFeed, candidate_overlap
 from abtest.checkpoints import fit_model
-from abtest.experiment import Experiment
+from abtest.experiment import OUTSIDE, Experiment
 from abtest.manifest import manifest, versions, write_json
 from abtest.progress import Progress
 from abtest.settings import Plan, RunSettings
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis, Check
+    from abtest.analysis import Analysis, Check, PhaseRows
     from abtest.logs import LogRequest
     from baselines.ranker import Ranker
     from simulator.world import World
-    from warehouse.store import Warehouse
+    from warehouse.store import Cohort, Warehouse
 
 OVERLAP_USERS = 512
+ALL_TIME = range(-(2**62), 2**62)
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
@@ -197,22 +200,37 @@ def measure_overlap(
 def live(
     world: "World", state: Any, warehouse: "Warehouse", feeds: list[ArmFeed], plan: Plan, progress: Progress
 ) -> None:
-    """The days of the experiment: users are assigned by hash and served by their arm."""
+    """The days of the experiment: users are assigned by hash and served by their arm, those who are not in
+    it by the control's model. With a new phase more users come in; who was exposed keeps the arm."""
     from simulator.platform import Platform
 
     settings, experiment = plan.settings, plan.experiment
+    names = [arm.name for arm in experiment.arms]
+    starts = [phase.start_ms // DAY_MS for phase in experiment.phases]
     platform = Platform(
         world,
-        feeds,
-        experiment.assign,
+        [*feeds, feeds[names.index(experiment.control)]],
+        feed_of(experiment, 0),
         Recorder(warehouse, "live"),
         state=state,
         start_day=settings.warmup_days,
         experiment=experiment.name,
-        arm_names=[arm.name for arm in experiment.arms],
+        arm_names=[*names, None],
         progress=progress.simulated,
     )
-    platform.run(settings.days)
+    for phase, (start, end) in enumerate(pairwise([*starts, settings.days])):
+        platform.reassign(feed_of(experiment, phase))
+        platform.run(end - start)
+
+
+def feed_of(experiment: Experiment, phase: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Which feed serves each user: the arms', in their order, and the last one for who is not in."""
+
+    def assign(users: np.ndarray) -> np.ndarray:
+        arms = experiment.assign(users, phase)
+        return np.where(arms == OUTSIDE, len(experiment.arms), arms)
+
+    return assign
 
 
 def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
@@ -225,32 +243,52 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "stage": settings.stage,
         "start_ts": start_ts,
         "pre_days": settings.warmup_days,
+        "population": plan.experiment.population(np.arange(settings.users)),
     }
 
 
 def analyse_warehouse(warehouse: "Warehouse", name: str | None = None) -> "Analysis":
     """Moments from the database, then checks, effects, correction and verdict; needs no simulator."""
-    from abtest.analysis import analyse, windows
-    from abtest.metrics import METRICS, columns_of, covariate_products, look_products
+    from abtest.analysis import analyse_phases
 
     settings = warehouse.experiment(name)
-    name, days, pre_days = settings["name"], settings["days"], settings.get("pre_days", 0)
+    return analyse_phases(
+        settings,
+        [phase_rows(warehouse, settings, cohort) for cohort in cohorts_of(settings)],
+        crossovers=warehouse.crossovers(settings["name"]),
+        more_checks=health_of_run(warehouse, settings),
+    )
+
+
+def cohorts_of(settings: dict[str, Any]) -> "list[str | Cohort]":
+    """The users first exposed in each phase; in an experiment of one phase, all of them."""
+    from warehouse.store import Cohort
+
+    name, start_ts = settings["name"], settings["start_ts"]
+    phases = Experiment.from_settings(settings).phases
+    if len(phases) == 1:
+        return [name]
+    bounds = [ALL_TIME.start, *(start_ts + phase.start_ms for phase in phases[1:]), ALL_TIME.stop]
+    return [Cohort(name, from_ts, until_ts) for from_ts, until_ts in pairwise(bounds)]
+
+
+def phase_rows(warehouse: "Warehouse", settings: dict[str, Any], cohort: "str | Cohort") -> "PhaseRows":
+    """What the database knows of the users of a phase."""
+    from abtest.analysis import PhaseRows, windows
+    from abtest.metrics import METRICS, columns_of, covariate_products, look_products
+
+    days, pre_days = settings["days"], settings.get("pre_days", 0)
     daily = Experiment.from_settings(settings).design != "none"
     sums = warehouse.looks(
-        name,
+        cohort,
         days,
         covariates=covariate_products(METRICS) if pre_days else (),
         pairs=look_products(METRICS) if daily else (),
         pre_days=pre_days,
     )
-    moments = warehouse.moments(name, windows(days), columns=columns_of(METRICS))
-    return analyse(
-        settings,
-        [sums.extended(row) for row in moments],
-        exposed=warehouse.exposed(name),
-        crossovers=warehouse.crossovers(name),
-        pairs=sums.pairs(days),
-        more_checks=health_of_run(warehouse, settings),
+    moments = warehouse.moments(cohort, windows(days), columns=columns_of(METRICS))
+    return PhaseRows(
+        [sums.extended(row) for row in moments], warehouse.exposed(cohort), list(sums.pairs(days))
     )
 
 
@@ -260,22 +298,24 @@ def health_of_run(warehouse: "Warehouse", settings: dict[str, Any]) -> "list[Che
     from abtest.checks import check_sample_ratio
 
     experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
-    by_day: dict[int, dict[str, int]] = {}
-    for day, arm, n in warehouse.daily_exposed(experiment.name):
-        by_day.setdefault(day, {})[arm] = n
-    exposures = warehouse.sql("SELECT experiment, user, arm FROM exposures ORDER BY ALL")
+    slices, weights = health.slices_of(experiment, [warehouse.daily_exposed(c) for c in cohorts_of(settings)])
+    exposures = warehouse.sql("SELECT experiment, user, arm, first_ts FROM exposures ORDER BY ALL")
     mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
     users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
     names = np.array([arm.name for arm in experiment.arms])
     counts = {name: int((recorded == name).sum()) for name in names.tolist()}
-    wrong = int((names[experiment.assign(users)] != recorded).sum()) if len(users) else 0
+    given = experiment.assign_at(users, exposures["first_ts"].to_numpy()[mine] - start_ts)
+    wrong = int(((given == OUTSIDE) | (names[given] != recorded)).sum()) if len(users) else 0
     found = []
     if settings.get("n_users"):
-        arms = np.bincount(experiment.assign(np.arange(settings["n_users"])), minlength=len(names))
-        assigned = dict(zip(names.tolist(), arms.tolist(), strict=True))
-        found.append(replace(check_sample_ratio(experiment, assigned), name="sample_ratio_assigned"))
+        last = len(experiment.phases) - 1
+        arms = experiment.assign(np.arange(settings["n_users"]), last)
+        assigned = np.bincount(arms[arms != OUTSIDE], minlength=len(names))
+        counted = dict(zip(names.tolist(), assigned.tolist(), strict=True))
+        check = check_sample_ratio(experiment, counted, phase=last)
+        found.append(replace(check, name="sample_ratio_assigned"))
     found.append(health.check_recorded_arms(counts, wrong))
-    found.append(health.check_slices(experiment, by_day, {})[0])
+    found.append(health.check_slices(experiment, slices, {}, weights)[0])
     rows = warehouse.sql(
         f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
         f" WHERE ts >= {start_ts} AND ts < {start_ts + experiment.days * DAY_MS} GROUP BY ALL ORDER BY day"

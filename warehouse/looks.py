@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from warehouse.events import DAY_MS, LATE, PRE
 from warehouse.moments import Moments
-from warehouse.queries import WideInteger, Window, analysed, before_start, day_of, user_days
+from warehouse.queries import Cohort, WideInteger, Window, analysed, before_start, day_of, user_days
 
 
 class Asked(NamedTuple):
@@ -160,7 +160,7 @@ def read(
     )
 
 
-def users_before(experiment: str, start_ts: int, pre_days: int, asked: Asked) -> sa.Select:
+def users_before(experiment: str | Cohort, start_ts: int, pre_days: int, asked: Asked) -> sa.Select:
     """Rows of (arm, cohort_ts, n, sums, products): the pre-period's totals of the users of each cohort."""
     users = analysed(experiment).cte("analysed")
     cohort_ts = day_of(users.c.first_ts, start_ts)
@@ -181,7 +181,9 @@ def users_before(experiment: str, start_ts: int, pre_days: int, asked: Asked) ->
     )
 
 
-def days_with_covariates(experiment: str, start_ts: int, days: int, pre_days: int, asked: Asked) -> sa.Select:
+def days_with_covariates(
+    experiment: str | Cohort, start_ts: int, days: int, pre_days: int, asked: Asked
+) -> sa.Select:
     """Rows of (arm, cohort_ts, day_ts, sums, products with covariates)."""
     users = analysed(experiment).cte("analysed")
     of_day = user_days(users, start_ts, Window(1, days), asked.columns).cte("user_days")
@@ -208,7 +210,7 @@ def days_with_covariates(experiment: str, start_ts: int, days: int, pre_days: in
     )
 
 
-def days_crossed(experiment: str, start_ts: int, days: int, asked: Asked) -> sa.Select:
+def days_crossed(experiment: str | Cohort, start_ts: int, days: int, asked: Asked) -> sa.Select:
     """Rows of (arm, day_ts, other_day_ts, products): what users did on one day times on another."""
     users = analysed(experiment).cte("analysed")
     columns = tuple(dict.fromkeys(column for pair in asked.pairs for column in pair))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from warehouse.events import DAY_MS
-from warehouse.queries import TOTALS, WideInteger, Window, analysed, user_days
+from warehouse.queries import TOTALS, Cohort, WideInteger, Window, analysed, user_days
 
 
 class Moments(NamedTuple):
@@ -61,7 +61,7 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def day_sums(
-    experiment: str, start_ts: int, windows: Sequence[Window], columns: Sequence[str]
+    experiment: str | Cohort, start_ts: int, windows: Sequence[Window], columns: Sequence[str]
 ) -> sa.Select | sa.CompoundSelect:
     """Rows of (first_day, arm, day_ts, sums, products, increments): one for each arm, day with events and
     first day of a longer window. Single days need no rows of their own where a longer window covers them."""

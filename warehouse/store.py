@@ -19,10 +19,10 @@ from warehouse.events import DAY_MS
 from warehouse.looks import LookPair, LookSums
 from warehouse.moments import Moments, assembled, checked_columns, checked_windows, day_sums
 from warehouse.opening import open_database
-from warehouse.queries import Window
+from warehouse.queries import Cohort, Window
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
 
-__all__ = ["LookPair", "LookSums", "Moments", "Warehouse", "Window"]
+__all__ = ["Cohort", "LookPair", "LookSums", "Moments", "Warehouse", "Window"]
 
 HASH_BLOCK_ROWS = 262_144
 
@@ -171,14 +171,14 @@ class Warehouse:
 
     # What an experiment did
 
-    def exposed(self, experiment: str) -> dict[str, int]:
+    def exposed(self, experiment: str | Cohort) -> dict[str, int]:
         """Analysed users of each arm: those exposed in exactly one."""
         by_arm: dict[str, int] = {}
         for _, arm, n in self.daily_exposed(experiment):
             by_arm[arm] = by_arm.get(arm, 0) + n
         return dict(sorted(by_arm.items()))
 
-    def daily_exposed(self, experiment: str) -> list[tuple[int, str, int]]:
+    def daily_exposed(self, experiment: str | Cohort) -> list[tuple[int, str, int]]:
         """(day, arm, users first exposed on that day), analysed users only. Day 1 begins at start_ts."""
         start_ts = self._start_ts(experiment)
         rows = self._database.rows(queries.exposed_by_day(experiment, start_ts))
@@ -196,7 +196,11 @@ class Warehouse:
         return self._database.table(queries.totals(experiment, self._start_ts(experiment), checked_window))
 
     def moments(
-        self, experiment: str, windows: Sequence[tuple[int, int]], *, columns: Sequence[str] | None = None
+        self,
+        experiment: str | Cohort,
+        windows: Sequence[tuple[int, int]],
+        *,
+        columns: Sequence[str] | None = None,
     ) -> list[Moments]:
         """Exact sums and sums of products of totals by window and arm, from one pass over the events.
 
@@ -216,7 +220,7 @@ class Warehouse:
 
     def looks(
         self,
-        experiment: str,
+        experiment: str | Cohort,
         days: int,
         *,
         covariates: Sequence[tuple[str, str]] = (),
@@ -291,8 +295,9 @@ class Warehouse:
         rows = self._database.rows(sa.select(EXPERIMENTS.c.name, EXPERIMENTS.c.settings))
         return {name: json.loads(settings) for name, settings in rows}
 
-    def _start_ts(self, experiment: str) -> int:
-        return self.experiment(experiment)["start_ts"]
+    def _start_ts(self, experiment: str | Cohort) -> int:
+        name = experiment.experiment if isinstance(experiment, Cohort) else experiment
+        return self.experiment(name)["start_ts"]
 
     def _scalar(self, statement: sa.Select) -> Any:
         return self._database.rows(statement)[0][0]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from abtest.report.sections import Section, headline, sections
+from abtest.report.section import Section
+from abtest.report.sections import headline, sections
 
 
 def to_markdown(document: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """What a report says, in which order: text and tables of strings, for the terminal and Markdown alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from abtest.report.design import outside_note, phases_section
 from abtest.report.numbers import (
     MISSING,
     confidence,
@@ -14,6 +14,7 @@ from abtest.report.numbers import (
     p_value,
     percent,
 )
+from abtest.report.section import Section
 
 Document = Mapping[str, Any]
 Effects = list[Mapping[str, Any]]
@@ -54,18 +55,6 @@ TREND_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Section:
-    """A title, a table of strings (headers may be empty: no table; the first `n_text` columns are words), and
-    notes below it."""
-
-    title: str
-    headers: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = ()
-    n_text: int = 1
-
-
 def headline(document: Document) -> str:
     """The verdict in a few words."""
     verdict = document["verdict"]
@@ -76,7 +65,7 @@ def sections(document: Document) -> list[Section]:
     """All parts of the report below its headline, in their order."""
     experiment = document["experiment"]
     treatments = [arm["name"] for arm in experiment["arms"] if arm["role"] == "treatment"]
-    found = [_experiment(document), _checks(document), _rule(document)]
+    found = [_experiment(document), *phases_section(document), _checks(document), _rule(document)]
     for treatment in treatments:
         effects = [e for e in document["effects"] if e["treatment"] == treatment]
         deciding = _deciding_of(effects, experiment["days"])
@@ -113,7 +102,7 @@ def _experiment(document: Document) -> Section:
         f"Experiment {experiment['name']}",
         ("arm", "model", "role", "share", "exposed users"),
         rows,
-        (note,),
+        (note, *outside_note(document)),
         n_text=3,
     )
 

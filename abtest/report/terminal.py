@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from abtest.report.sections import Section, headline, sections
+from abtest.report.section import Section
+from abtest.report.sections import headline, sections
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis

@@ -295,6 +295,9 @@ def test_an_assignment_file_counts_users_without_events_as_zeros(
     ("toml", "words"),
     [
         ("nam = 'x'", "unknown key 'nam'"),
+        ("[[phases]]\nweights = { a = 1 }", "needs a start (a date or time) or a day"),
+        ("[[phases]]\nday = 1\ncover = 3", "has other keys than start, day and weights"),
+        ("[[phases]]\nday = 0", "a phase starts on day 0"),
         ("weights = { old = 'much' }", "the weight of 'old' is 'much', no number"),
         ("weights = { old = 1.0, neu = 1.0 }", "the log holds arm 'new', which weights do not name"),
         ("days = 0", "days is 1 or more"),

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import abtest.experiment
 import abtest.growthbook
+import abtest.hashing
 import abtest.looks
+import abtest.population
 import abtest.report.numbers
 import abtest.stats.moments
 import abtest.stats.multiplicity
+import abtest.stats.strata
 from abtest.analysis import Analysis, analyse, windows
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import METRICS
@@ -140,12 +142,14 @@ def test_both_files_are_written_and_replace_older_ones(analysis: Analysis, tmp_p
 @pytest.mark.parametrize(
     "module",
     [
-        abtest.experiment,
         abtest.growthbook,
+        abtest.hashing,
         abtest.looks,
+        abtest.population,
         abtest.report.numbers,
         abtest.stats.moments,
         abtest.stats.multiplicity,
+        abtest.stats.strata,
     ],
 )
 def test_examples_in_docstrings_run(module: Any) -> None:

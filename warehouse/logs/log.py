@@ -150,6 +150,18 @@ class EventLog:
         """The kind of event at which a user is exposed, where one was declared."""
         return self._tables.exposure_event
 
+    def of_phase(self, from_ts: int, until_ts: int) -> "EventLog":
+        """The same log, in which only users who got their arm in [from_ts, until_ts) are in the experiment:
+        at the assignment where its time is known, else at the first exposure."""
+        return EventLog(self._database, replace(self._tables, drawn_between=(from_ts, until_ts)))
+
+    @property
+    def knows_draws(self) -> bool:
+        """Whether it is known when users got their arm, or at least when they were exposed."""
+        return self.has_times and (
+            self.exposure_event is not None or queries.knows_assignment_ts(self._tables)
+        )
+
     # What the log holds
 
     def total(self, name: str, declared: Mapping[str, Total]) -> Total:
@@ -244,6 +256,7 @@ class EventLog:
             and not (extent.without_arm or exposed.crossed)
             and not self._tables.ignored_arms
             and self.exposure_event is None
+            and self._tables.drawn_between is None
         )
         days = queries.user_days(self._tables, span, totals, one_arm=one_arm)
         if past:

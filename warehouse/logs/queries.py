@@ -33,6 +33,8 @@ class LogTables:
     assignment_ts_form: str | None = None
     ignored_arms: tuple[str, ...] = ()
     exposure_event: str | None = None
+    drawn_between: tuple[int, int] | None = None
+    """Only users who got their arm in [from_ts, until_ts): those of a phase."""
 
     @property
     def ts(self) -> sa.ColumnElement[int]:
@@ -193,6 +195,11 @@ def assigned(log: LogTables, span: Span) -> sa.Select:
     return _per_user(log, a, user, first, [user.is_not(None), first < span.end_ts, *_usable(log)])
 
 
+def knows_assignment_ts(log: LogTables) -> bool:
+    """Whether the moment is known at which a user got their arm; else it is that of the exposure."""
+    return log.assignment is None or log.mapping.assignment_ts is not None
+
+
 def exposed(log: LogTables, span: Span) -> sa.Select:
     """As `assigned`, from a user's first exposure on: the first event of the declared kind, if one is."""
     users = assigned(log, span)
@@ -207,6 +214,7 @@ def exposed(log: LogTables, span: Span) -> sa.Select:
         .join_from(log.events, u, log.user == u.c.user)
         .where(log.kind == log.exposure_event, log.ts >= u.c.first_ts, log.ts < span.end_ts)
         .group_by(u.c.user)
+        .having(*([] if knows_assignment_ts(log) else _drawn(log, first)))
     )
 
 
@@ -371,6 +379,13 @@ def _assignment_ts(log: LogTables) -> sa.ColumnElement:
     return EpochMs(log.assignment.c[log.mapping.assignment_ts], log.assignment_ts_form)
 
 
+def _drawn(log: LogTables, first_ts: sa.ColumnElement) -> list[sa.ColumnElement[bool]]:
+    if log.drawn_between is None:
+        return []
+    from_ts, until_ts = log.drawn_between
+    return [first_ts >= from_ts, first_ts < until_ts]
+
+
 def _segment_names(log: LogTables) -> list[str]:
     return [f"segment_{i}" for i in range(len(log.mapping.segments))]
 
@@ -397,13 +412,15 @@ def _per_user(
         .subquery("assignments")
         .c
     )
-    return sa.select(
+    users = sa.select(
         rows.user,
         sa.func.min(rows.arm).label("arm"),
         sa.func.max(rows.arm).label("other_arm"),
         sa.func.min(rows.ts).label("first_ts"),
         *(sa.func.min(rows[name]).label(name) for name in _segment_names(log)),
-    ).group_by(rows.user)
+    )
+    drawn = _drawn(log, sa.func.min(rows.ts)) if knows_assignment_ts(log) else []
+    return users.group_by(rows.user).having(*drawn)
 
 
 def _rows(
