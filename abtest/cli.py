@@ -216,6 +216,8 @@ def analyze(
 @click.option(
     "--design", default="fixed", show_default=True, help="fixed, or the bounds of daily looks, e.g. obf."
 )
+@click.option("--no-cuped", is_flag=True, help="Do not count on what a pre-period takes out of the variance.")
+@click.option("--plot", type=click.Path(path_type=Path), help="File for the power curves, as PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @exits
 def plan(
@@ -226,6 +228,8 @@ def plan(
     alpha: float,
     power: float,
     design: str,
+    no_cuped: bool,
+    plot: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -238,16 +242,20 @@ def plan(
     Examples:
       abtest plan runs/experiment-1
       abtest plan runs/experiment-1 --users 10000000 --split 90,10
+      abtest plan runs/experiment-1 --design obf --plot power.png
       abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
     """
     from abtest.logs import LogRequest
-    from abtest.plan import Design, parse_lifts, parse_split, plan_sections
+    from abtest.plan import Design, parse_lifts, shares_of
     from abtest.plan import plan as make_plan
+    from abtest.report.plan import plan_sections, write_figure
     from abtest.report.terminal import print_sections
 
-    shares = checked(parse_split, split)
-    asked = checked(Design, users, shares, alpha, power, design)
+    shares = checked(shares_of, split)
+    asked = checked(Design, users, shares, alpha, power, design, not no_cuped)
     document = checked(make_plan, LogRequest(places, **options), asked, checked(parse_lifts, lifts))
+    if plot is not None:
+        checked(write_figure, document, plot)
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:

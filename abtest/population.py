@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from abtest.hashing import growthbook_parts, parts_of
-
-DAY_MS = 86_400_000
+from warehouse.events import DAY_MS
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from abtest.report.numbers import MISSING, count, percent
 from abtest.report.section import Section
+from warehouse.events import DAY_MS
 
-DAY_MS = 86_400_000
 PHASES_NOTE = (
     "Users belong to the phase in which they got their arm. Arms are compared within phases and differences"
     " weighed by the phases' shares of users: pooled users of phases with other weights would compare other"

@@ -16,12 +16,13 @@ from abtest.effects import goals_tested, measure_all, totals_of
 from abtest.experiment import OUTSIDE, Arm, Experiment
 from abtest.looks import pairs_of
 from abtest.metrics import Metric
-from abtest.population import DAY_MS, Phase
+from abtest.population import Phase
 from abtest.stats.means import Estimate
 from abtest.stats.strata import combined
 from tests.abtest.conftest import Command
 from tests.abtest.test_analysis import around, rows
 from tests.abtest.test_looks import DAYS, PLAYS, RATE, population, rows_of, split
+from warehouse.events import DAY_MS
 
 ARMS = (Arm("a"), Arm("b"))
 ONE = Metric("plays", "n_play", role="goal", covariates=())

@@ -10,7 +10,8 @@ from scipy import stats
 
 from abtest import growthbook
 from abtest.experiment import OUTSIDE, Arm, Experiment
-from abtest.population import DAY_MS, Holdout, Layer, Phase, check_disjoint, parse_layer, parse_phases
+from abtest.population import Holdout, Layer, Phase, check_disjoint, parse_layer, parse_phases
+from warehouse.events import DAY_MS
 
 TWO = (Arm("a"), Arm("b"))
 USERS = np.arange(20_000)

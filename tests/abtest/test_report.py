@@ -13,10 +13,13 @@ from rich.console import Console
 import abtest.growthbook
 import abtest.hashing
 import abtest.looks
+import abtest.plan
 import abtest.population
 import abtest.report.numbers
+import abtest.report.plan
 import abtest.stats.moments
 import abtest.stats.multiplicity
+import abtest.stats.power
 import abtest.stats.strata
 from abtest.analysis import Analysis, analyse, windows
 from abtest.experiment import Arm, Experiment
@@ -148,7 +151,10 @@ def test_both_files_are_written_and_replace_older_ones(analysis: Analysis, tmp_p
         abtest.population,
         abtest.report.numbers,
         abtest.stats.moments,
+        abtest.plan,
+        abtest.report.plan,
         abtest.stats.multiplicity,
+        abtest.stats.power,
         abtest.stats.strata,
     ],
 )
