@@ -68,7 +68,12 @@ def analyse_log(request: LogRequest) -> "Analysis":
             for view, exposed in phases
         ]
         analysis = analyse_phases(
-            {**study.experiment.settings(), "start_ts": study.span.start_ts, "log": log.name},
+            {
+                **study.experiment.settings(),
+                "start_ts": study.span.start_ts,
+                "log": log.name,
+                "ignored": log.ignored(study.span),
+            },
             rows,
             crossovers=sum(exposed.crossed for _, exposed in phases),
             metrics=study.metrics,

@@ -17,6 +17,9 @@ PHASES_NOTE = (
 def outside_note(document: Mapping[str, Any]) -> list[str]:
     """Who of the world was in no arm, and what served them; nothing where all users could be in one."""
     experiment = document["experiment"]
+    if experiment.get("ignored"):
+        arms = ", ".join(f"{arm}: {count(n)} users" for arm, n in experiment["ignored"].items())
+        return [f"Left out, in no count and no weight: {arms}."]
     counts, layer, holdout = (experiment.get(key) for key in ("population", "layer", "holdout"))
     if not counts or counts["in_experiment"] == sum(counts.values()):
         return []

@@ -268,6 +268,10 @@ def test_a_holdout_is_in_no_count(abtest: Command, config: str, tmp_path: Path) 
     found = document(abtest("analyze", write(tmp_path / "log.parquet", log), "--config", config, "--json"))
     assert set(found["exposed"]) == {"old", "new"}
     assert checks(found)["sample_ratio"] == "ok"
+    held = set(log["uid"][(log["variant"] == "holdout") & (log["at"] >= START_MS)].tolist())
+    assert found["experiment"]["ignored"] == {"holdout": len(held)}
+    text = abtest("analyze", str(tmp_path / "log.parquet"), "--config", config).stdout
+    assert f"Left out, in no count and no weight: holdout: {len(held)} users." in text
 
 
 def test_an_assignment_file_counts_users_without_events_as_zeros(

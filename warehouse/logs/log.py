@@ -220,6 +220,12 @@ class EventLog:
         """Users by day of their first exposure: those that are analysed."""
         return self._users(queries.exposed(self._tables, span), span)
 
+    def ignored(self, span: Span) -> dict[str, int]:
+        """Users of each ignored arm, such as a holdout: they are in no other count."""
+        if not self._tables.ignored_arms:
+            return {}
+        return {arm: int(n) for arm, n in self._database.rows(queries.ignored(self._tables, span))}
+
     def segments(self, span: Span) -> dict[str, dict[str, dict[str, int]]]:
         """Exposed users by segment column, value ("" for none) and arm."""
         users = queries.exposed(self._tables, span)

@@ -195,6 +195,21 @@ def assigned(log: LogTables, span: Span) -> sa.Select:
     return _per_user(log, a, user, first, [user.is_not(None), first < span.end_ts, *_usable(log)])
 
 
+def ignored(log: LogTables, span: Span) -> sa.Select:
+    """(arm, users) of the arms that are left out."""
+    source, user, inside = log.events, log.user, _inside(log, span)
+    if log.assignment is not None:
+        source = log.assignment
+        user, inside = source.c[log.mapping.assignment_user or log.mapping.user], []
+    return (
+        sa.select(log.arm, sa.func.count(user.distinct()))
+        .select_from(source)
+        .where(log.arm.in_(log.ignored_arms), *inside)
+        .group_by(log.arm)
+        .order_by(log.arm)
+    )
+
+
 def knows_assignment_ts(log: LogTables) -> bool:
     """Whether the moment is known at which a user got their arm; else it is that of the exposure."""
     return log.assignment is None or log.mapping.assignment_ts is not None
