@@ -133,17 +133,17 @@ def analyse_phases(
     totals = added(by_phase)
     if all(window != (1, experiment.days) for _, window in totals):
         raise LookupError(f"no moments of days 1 to {experiment.days}, which decide; ask for `windows(days)`")
-    names = [arm.name for arm in experiment.arms]
-    counts = [{arm: phase.exposed.get(arm, 0) for arm in names} for phase in phases]
+    arms = [arm.name for arm in experiment.arms]
+    counts = [{arm: phase.exposed.get(arm, 0) for arm in arms} for phase in phases]
     checks = [*run_checks(experiment, totals, counts, crossovers), *more_checks]
     measured = measure_all(by_phase, experiment, metrics)
-    sums = [(totals, pairs_of(phase.pairs)) for totals, phase in zip(by_phase, phases, strict=True)]
+    sums = [(found, pairs_of(phase.pairs)) for found, phase in zip(by_phase, phases, strict=True)]
     goals = goals_tested(sums, experiment, metrics, measured)
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
         metrics=tuple(metrics),
-        exposed={arm: sum(count[arm] for count in counts) for arm in names},
+        exposed={arm: sum(count[arm] for count in counts) for arm in arms},
         checks=tuple(checks),
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),

@@ -20,7 +20,7 @@ class Measured:
     """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted.
 
     Over several phases `by_phase` holds each phase's share of users and its own measurement (with its theta),
-    by the phase's index; phases without users are not in it.
+    by the phase's index; phases without users are not in it. It is empty where there is one phase.
     """
 
     plain: Mapping[str, Estimate]
@@ -29,6 +29,11 @@ class Measured:
     covariates: tuple[str, ...]
     reason: str | None
     by_phase: Mapping[int, tuple[float, "Measured"]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Mapping[int, tuple[float, "Measured"]]:
+        """`by_phase`; one phase is a part of share 1."""
+        return self.by_phase or {0: (1.0, self)}
 
     def variance_reduction(self, control: str, treatment: str) -> float | None:
         """The share of the difference's variance that the covariates took out; None without adjustment."""

@@ -167,15 +167,16 @@ def _correlation(
     for j, late in enumerate(days):
         for i, early in enumerate(days[:j]):
             covariance = 0.0
-            for phase, (share, at_early) in (measured[early].by_phase or {0: (1.0, measured[early])}).items():
-                share_late, at_late = measured[late].by_phase.get(phase, (1.0, measured[late]))
+            for phase, (share_early, at_early) in measured[early].parts.items():
+                share_late, at_late = measured[late].parts[phase]
                 moments, pairs = phases[phase]
                 for arm in arms:
                     pair = pairs.get((arm, early, late))
                     if pair is None:
                         return None
                     of_arm = moments[arm, early], moments[arm, late]
-                    covariance += share * share_late * _covariance(metric, pair, *of_arm, at_early, at_late)
+                    found = _covariance(metric, pair, *of_arm, at_early, at_late)
+                    covariance += share_early * share_late * found
             r[i, j] = r[j, i] = np.clip(covariance / (errors[i] * errors[j]), -1.0, 1.0)
     return r
 

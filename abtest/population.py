@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,8 @@ def check_phases(phases: Sequence[Phase], arm_weights: Sequence[float], days: in
     if phases[-1].start_ms >= days * DAY_MS:
         raise ValueError(f"a phase starts on day {phases[-1].first_day} of an experiment of {days} days")
     for phase in phases:
+        if not all(isfinite(weight) for weight in phase.weights):
+            raise ValueError(f"a phase has weights {list(phase.weights)}; weights are finite and 0 or more")
         if not 1e-6 <= phase.coverage <= 1:
             raise ValueError(
                 f"a phase covers {100 * phase.coverage:g} percent; above 0 and at most 100 are allowed"
@@ -173,7 +176,9 @@ def _table(text: str) -> dict[str, Any]:
         raise ValueError(f"phase {text!r} is not DAY:PERCENT, such as 3:50") from None
 
 
-def _phase(table: Mapping[str, Any], n_arms: int) -> Phase:
+def _phase(table: Any, n_arms: int) -> Phase:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"a phase is {table!r}; write [[phases]] before each, with day, coverage and split")
     day, coverage, split = table.get("day", 1), table.get("coverage", 100), table.get("split")
     for key in table:
         if key not in ("day", "coverage", "split"):

@@ -72,6 +72,7 @@ def test_a_log_with_a_broken_file_is_refused(tmp_path: Path, abtest: Command) ->
         ("days = 0", ["days is 0"]),
         ("[[phases]]\nday = 1\nshare = 3", ["unknown key 'share'"]),
         ("[[phases]]\nday = 1\nsplit = '50'", ["1 parts for 2 arms"]),
+        ("phases = [3]", ["a phase is 3"]),
         ("phases = 3", ["phases = 3", "[[phases]]"]),
     ],
 )

@@ -140,6 +140,7 @@ def test_an_experiment_with_all_of_it_can_be_read_back() -> None:
         ((Phase(), Phase(5 * DAY_MS)), "a phase starts on day 6 of an experiment of 5 days"),
         ((Phase(coverage=0),), "a phase covers 0 percent"),
         ((Phase(), Phase(DAY_MS, 1, (1.0, 0.0))), "every phase must give users to the same arms"),
+        ((Phase(weights=(1.0, float("inf"))),), "weights are finite"),
         ((Phase(weights=(1.0,)),), "every phase must give users to the same arms"),
     ],
 )
