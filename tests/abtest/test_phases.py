@@ -96,8 +96,8 @@ def test_the_sample_ratio_is_tested_by_phase() -> None:
 
 @pytest.mark.parametrize("metric", [PLAYS, RATE])
 def test_looks_over_phases_have_the_errors_and_correlation_of_re_randomised_users(metric: Metric) -> None:
-    """2,000 splits of 1,500 users, 80:20 of those of day 1 and 50:50 of later ones."""
-    users, n_splits = population(1500, 1), 2000
+    """1,500 splits of 1,500 users, 80:20 of those of day 1 and 50:50 of later ones."""
+    users, n_splits = population(1500, 1), 1500
     rng = np.random.default_rng(2)
     early = users["first"] == 0
     order = rng.permuted(np.tile(np.arange(1500), (n_splits, 1)), axis=1)
@@ -220,16 +220,14 @@ def test_a_log_is_compared_within_declared_phases(abtest: Command, ramp: dict[st
     assert "of 4" in checks["sample_ratio_by_day"]["detail"]  # day 2 is in both phases
 
 
-def test_a_recorded_run_with_a_layer_a_holdout_and_a_ramp(
-    abtest: Command, run_small: Command, tmp_path: Path
-) -> None:
+def test_a_recorded_run_with_a_layer_a_holdout_and_a_ramp(run_small: Command, tmp_path: Path) -> None:
     config = tmp_path / "design.toml"
     config.write_text(
         'layer = "feed:0-70"\nbeside = "titles:70-100"\nholdout = 10\n'
         '[[phases]]\nday = 1\ncoverage = 40\nsplit = "75,25"\n[[phases]]\nday = 2\nsplit = "50,50"\n'
     )
     folder = tmp_path / "run"
-    run_small(folder, "poprec,poprec", "--config", str(config), "--users", "300")
+    run_small(folder, "poprec,poprec", "--config", str(config), "--users", "200")
     document = json.loads((folder / "report.json").read_text())
     experiment = Experiment.from_settings(document["experiment"])
     with duckdb.connect(str(folder / "events.duckdb"), read_only=True) as db:
@@ -242,14 +240,12 @@ def test_a_recorded_run_with_a_layer_a_holdout_and_a_ramp(
     assert (first < DAY_MS).any()
     assert (first >= DAY_MS).any()
     outside = experiment.assign(active, 1) == OUTSIDE
-    assert outside.sum() > 20  # served all the same
+    assert outside.sum() > 10  # served all the same
     assert set(active[~outside]) >= set(users.tolist())
-    assert document["experiment"]["population"] == experiment.population(np.arange(300))
+    assert document["experiment"]["population"] == experiment.population(np.arange(200))
     assert document["exposed"] == {arm: sum(a == arm for _, a, _ in exposures) for arm in names}
     checks = {check["name"]: check["status"] for check in document["checks"]}
     assert checks["assignment"] == checks["sample_ratio"] == checks["sample_ratio_assigned"] == "ok"
     text = (folder / "report.md").read_text()
     assert "could be in an arm by the end" in text
     assert "| 1 | day 1 | 40 % | 75 %, 25 % |" in text
-    again = json.loads(abtest("analyze", str(folder), "--json").stdout)
-    assert again["effects"] == document["effects"]

@@ -254,11 +254,11 @@ class Noting(RandomPolicy):
 
 
 @pytest.mark.parametrize("tick_s", [3_600, 86_400])
-def test_new_users_come_in_between_two_runs_and_who_was_exposed_stays(town: World, tick_s: float) -> None:
+def test_new_users_come_in_between_two_runs_and_who_was_exposed_stays(small: World, tick_s: float) -> None:
     """Day 1: even users are in arm 0, the others outside; from day 2 on, whoever is new comes into arm 1."""
-    feeds, record = [Noting(town) for _ in range(3)], Record()
+    feeds, record = [Noting(small) for _ in range(3)], Record()
     platform = Platform(
-        town,
+        small,
         feeds,
         lambda users: np.where(users % 2 == 0, 0, 2),
         record,
@@ -283,14 +283,16 @@ def test_new_users_come_in_between_two_runs_and_who_was_exposed_stays(town: Worl
     assert min(late) >= DAY_MS
 
 
-def test_assigning_everybody_as_before_changes_nothing(town: World, life: Record) -> None:
-    record = Record()
-    feeds = [RandomPolicy(town), RandomPolicy(town), RandomPolicy(town)]
-    platform = Platform(town, feeds, halves, record, experiment="test", arm_names=["even", "odd", None])
+def test_assigning_everybody_as_before_changes_nothing(small: World) -> None:
+    def feeds() -> list[Any]:
+        return [RandomPolicy(small) for _ in range(3)]
+
+    names, record = ["even", "odd", None], Record()
+    platform = Platform(small, feeds(), halves, record, experiment="test", arm_names=names)
     for _ in range(2):
         platform.reassign(halves)
         platform.run(1)
-    assert same(record, life)
+    assert same(record, lived(small, 2, feeds, experiment="test", arm_names=names))
 
 
 def test_an_experiment_needs_a_name_for_every_feed(small: World) -> None:

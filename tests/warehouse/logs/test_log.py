@@ -262,19 +262,18 @@ def test_users_of_an_ignored_arm_are_in_no_count(put: Put) -> None:
 
 
 def test_a_phase_holds_the_users_who_got_their_arm_in_it(put: Put) -> None:
-    rows, cut = random_rows(9, 700, 120), START_TS + DAY_MS // 2
+    rows, cut = random_rows(9, 500, 100), START_TS + DAY_MS // 2
     where = put(rows, None)
     exposed = exposures(rows)
+    late = {user: found for user, found in exposed.items() if found[1] >= cut}
+    assert 20 < len(late) < len(exposed) - 20
     with EventLog.open(where.places, MAPPING, table=where.table, threads=1) as log:
-        crossed = 0
-        for bounds in ((START_TS, cut), (cut, SPAN.end_ts)):
-            view = log.of_phase(*bounds)
-            users = view.exposed(SPAN)
-            crossed += users.crossed
-            mine = {user: found for user, found in exposed.items() if bounds[0] <= found[1] < bounds[1]}
-            assert 5 < len(mine) < len(exposed)
-            check_moments(in_rows(view.moments(SPAN, WINDOWS, TOTALS, PAIRS, users)), rows, mine, view)
-        assert crossed == log.exposed(SPAN).crossed > 0
+        early = log.of_phase(START_TS, cut).exposed(SPAN)
+        view = log.of_phase(cut, SPAN.end_ts)
+        users, everyone = view.exposed(SPAN), log.exposed(SPAN)
+        assert early.crossed + users.crossed == everyone.crossed > 0
+        assert early.by_day.keys() <= {(1, OLD), (1, NEW)}
+        check_moments(in_rows(view.moments(SPAN, WINDOWS, TOTALS, PAIRS, users)), rows, late, view)
 
 
 @pytest.mark.parametrize("exposure_event", [None, "view"])
