@@ -1,10 +1,7 @@
 """What a report says of an experiment's design: who was not in it, and its phases."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from abtest.report.numbers import MISSING, count, percent
-from abtest.report.section import Section
+from abtest.report.section import Document, Section
 from warehouse.events import DAY_MS
 
 PHASES_NOTE = (
@@ -14,7 +11,7 @@ PHASES_NOTE = (
 )
 
 
-def outside_note(document: Mapping[str, Any]) -> list[str]:
+def outside_note(document: Document) -> list[str]:
     """Who of the world was in no arm, and what served them; nothing where all users could be in one."""
     experiment = document["experiment"]
     if experiment.get("ignored"):
@@ -40,7 +37,7 @@ def outside_note(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def phases_section(document: Mapping[str, Any]) -> list[Section]:
+def phases_section(document: Document) -> list[Section]:
     """The phases with their weights and users, where there are several."""
     experiment, exposed = document["experiment"], document.get("exposed_by_phase", [])
     phases = experiment.get("phases") or []

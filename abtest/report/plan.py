@@ -1,13 +1,11 @@
 """A plan as tables with power curves in block characters, and as a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from abtest.report.numbers import MISSING, count, number, percent
-from abtest.report.section import Section
-
-Document = Mapping[str, Any]
+from abtest.report.section import Document, Section
 
 MOST_DAYS_SHOWN = 7
 BLOCKS = "▁▂▃▄▅▆▇█"

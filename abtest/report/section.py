@@ -1,7 +1,11 @@
-"""A part of a report, for the terminal and Markdown alike."""
+"""A part of a report: a title, a table of strings, notes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+Document = Mapping[str, Any]
+Effects = list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

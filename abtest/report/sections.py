@@ -14,10 +14,7 @@ from abtest.report.numbers import (
     p_value,
     percent,
 )
-from abtest.report.section import Section
-
-Document = Mapping[str, Any]
-Effects = list[Mapping[str, Any]]
+from abtest.report.section import Document, Effects, Section
 
 HEADLINES = {
     "ship": "SHIP {treatment}",
