@@ -1,12 +1,13 @@
 """A metric in one window, in every arm: its plain estimates, and those adjusted for the pre-period."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from abtest.metrics import Metric
 from abtest.stats.cuped import adjust
 from abtest.stats.means import Estimate, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
+from abtest.stats.strata import combined
 from warehouse.events import PRE
 
 NO_PRE_PERIOD = "no pre-period is known"
@@ -16,13 +17,23 @@ NOBODY = Moments(0, {}, {})
 
 @dataclass(frozen=True)
 class Measured:
-    """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted."""
+    """By arm: `plain`, and `adjusted`, which equals it where `reason` says why nothing could be adjusted.
+
+    Over several phases `by_phase` holds each phase's share of users and its own measurement (with its theta),
+    by the phase's index; phases without users are not in it. It is empty where there is one phase.
+    """
 
     plain: Mapping[str, Estimate]
     adjusted: Mapping[str, Estimate]
     theta: Mapping[str, float]
     covariates: tuple[str, ...]
     reason: str | None
+    by_phase: Mapping[int, tuple[float, "Measured"]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Mapping[int, tuple[float, "Measured"]]:
+        """`by_phase`; one phase is a part of share 1."""
+        return self.by_phase or {0: (1.0, self)}
 
     def variance_reduction(self, control: str, treatment: str) -> float | None:
         """The share of the difference's variance that the covariates took out; None without adjustment."""
@@ -46,6 +57,24 @@ def measure(arms: Mapping[str, Moments], metric: Metric) -> Measured:
         return Measured(plain, plain, {}, (), NO_PRE_PERIOD)
     found = adjust(arms, metric.numerator, metric.denominator, covariates=covariates, scale=metric.scale)
     return Measured(plain, found.estimates, found.theta, covariates, found.reason)
+
+
+def measure_phases(phases: Sequence[Mapping[str, Moments]], metric: Metric) -> Measured:
+    """The metric in all arms, measured within phases and put together by the phases' shares of users."""
+    sizes = {i: sum(moments.n for moments in arms.values()) for i, arms in enumerate(phases)}
+    seen = {i: measure(phases[i], metric) for i, n in sizes.items() if n}
+    if len(phases) == 1 or not seen:
+        return measure(phases[0], metric)
+    shares = {i: sizes[i] / sum(sizes.values()) for i in seen}
+    first = next(iter(seen.values()))
+    reasons = [found.reason for found in seen.values()]
+    plain, adjusted = (
+        {arm: combined([e[arm] for e in estimates], list(shares.values())) for arm in phases[0]}
+        for estimates in ([m.plain for m in seen.values()], [m.adjusted for m in seen.values()])
+    )
+    reason = first.reason if all(reasons) else None
+    by_phase = {i: (shares[i], found) for i, found in seen.items()}
+    return Measured(plain, adjusted, {}, first.covariates, reason, by_phase)
 
 
 def plain_estimate(moments: Moments, metric: Metric) -> Estimate:
