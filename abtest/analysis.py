@@ -5,7 +5,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from abtest.checks import Check, run_checks
 from abtest.effects import (
@@ -13,6 +14,7 @@ from abtest.effects import (
     Goal,
     MomentsRow,
     Window,
+    added,
     compare_all,
     goals_tested,
     measure_all,
@@ -42,6 +44,22 @@ __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window",
 SCHEMA_VERSION = 2
 
 
+class PhaseRows(NamedTuple):
+    """What is known of the users first exposed in one phase.
+
+    `moments` of `windows(days)`, `exposed` users of each arm, `pairs`: sums over pairs of looks, for the
+    correlation of daily looks (without them increments are taken as independent); `segments` are moments of
+    all days by segment, `since_exposure` and `courses` those by days since exposure.
+    """
+
+    moments: Iterable[MomentsRow]
+    exposed: Mapping[str, int]
+    pairs: Iterable[PairRow] = ()
+    segments: SegmentRows = MappingProxyType({})
+    since_exposure: Iterable[MomentsRow] = ()
+    courses: Iterable[MomentsRow] = ()
+
+
 @dataclass(frozen=True)
 class Analysis:
     """All that is known about an experiment. `settings` are those that the warehouse keeps of it.
@@ -58,6 +76,7 @@ class Analysis:
     goals: tuple[Goal, ...] = ()
     segments: Segments = field(default_factory=Segments)
     novelty: Novelty = field(default_factory=Novelty)
+    exposed_by_phase: tuple[Mapping[str, int], ...] = ()
     candidate_overlap: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -65,12 +84,13 @@ class Analysis:
 
     def document(self) -> dict[str, Any]:
         """The analysis as plain values, ready for JSON: absent values are None, lifts fractions."""
-        unknown = dict.fromkeys(("seed", "n_users", "stage"))
+        unknown = dict.fromkeys(("seed", "n_users", "stage", "population"))
         return {
             "schema_version": SCHEMA_VERSION,
             "experiment": {**unknown, **self.settings},
             "verdict": self.verdict.document(),
             "exposed": dict(self.exposed),
+            "exposed_by_phase": [dict(counts) for counts in self.exposed_by_phase],
             "checks": [check.document() for check in failed_first(self.checks)],
             "metrics": [_metric_document(metric) for metric in self.metrics],
             "effects": [effect.document() for effect in self.effects],
@@ -102,49 +122,77 @@ def analyse(
     pairs: Iterable[PairRow] = (),
     more_checks: Sequence[Check] = (),
     unusable: Mapping[str, str] | None = None,
-    segments: SegmentRows | None = None,
-    since_exposure: Iterable[MomentsRow] = (),
-    courses: Iterable[MomentsRow] = (),
+    source: Source | None = None,
+) -> Analysis:
+    """Analyse an experiment of one phase; see `analyse_phases`."""
+    phase = PhaseRows(moments, exposed, pairs)
+    return analyse_phases(
+        settings,
+        [phase],
+        crossovers=crossovers,
+        metrics=metrics,
+        more_checks=more_checks,
+        unusable=unusable,
+        source=source,
+    )
+
+
+def analyse_phases(
+    settings: Mapping[str, Any],
+    phases: Sequence[PhaseRows],
+    *,
+    crossovers: int = 0,
+    metrics: Sequence[Metric] = METRICS,
+    more_checks: Sequence[Check] = (),
+    unusable: Mapping[str, str] | None = None,
     source: Source | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
-    `moments` are those of `windows(days)`, `exposed` the users analysed in each arm, `crossovers` the number
-    of users that were dropped because they were seen in more than one arm. Moments that hold `pre_` columns
-    are adjusted for them. `pairs` are sums over pairs of looks, for the correlation of daily looks;
-    without them increments are taken as independent. `more_checks` come beside those of the counts;
-    `unusable` holds columns whose sums mean nothing, with the reason (their moments are 0). `segments` are
-    moments of all days by segment, `since_exposure` and `courses` those by days since exposure. `source`
-    gives the values of single users to metrics that need them (which have no views by segment or day since
-    exposure).
+    `phases` hold, for the users of each phase (one where weights and coverage never changed), the moments of
+    `windows(days)`, the users analysed in each arm, and more (`PhaseRows`). Effects, those of segments and of
+    days since exposure too, are found within phases and put together. Moments that hold `pre_` columns are
+    adjusted for them. `crossovers` users were dropped because they were seen in more than one arm.
+    `more_checks` come beside those of the counts; `unusable` holds columns whose sums mean nothing, with the
+    reason (their moments are 0). `source` gives the values of single users to metrics that need them, which
+    have no views by segment or day since exposure, and no effect where there are several phases.
 
-    Settings whose `planned_days` are more than `days` make it an interim analysis.
+    Settings whose `planned_days` are more than `days` make it an interim analysis: phases to come are empty.
     """
     experiment = Experiment.from_settings(settings)
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
+    if len(phases) != len(experiment.phases):
+        raise ValueError(f"rows of {len(phases)} phases for an experiment of {len(experiment.phases)}")
     summed = by_moments(metrics)
-    totals = totals_of(moments, experiment, summed)
-    checks = [*run_checks(experiment, totals, exposed, crossovers), *more_checks]
+    by_phase = [totals_of(phase.moments, experiment, summed) for phase in phases]
+    totals = added(by_phase)
+    if all(window != (1, experiment.days) for _, window in totals):
+        raise LookupError(f"no moments of days 1 to {experiment.days}, which decide; ask for `windows(days)`")
+    arms = [arm.name for arm in experiment.arms]
+    counts = [{arm: phase.exposed.get(arm, 0) for arm in arms} for phase in phases]
+    checks = [*run_checks(experiment, totals, counts, crossovers), *more_checks]
     single = [metric for metric in metrics if metric.needs_values]
     measured = {
-        **measure_all(totals, experiment, summed),
+        **measure_all(by_phase, experiment, summed),
         **measure_values(source, experiment, single, windows(experiment.days), unusable or {}),
     }
-    goals = goals_tested(totals, experiment, metrics, measured, pairs_of(pairs))
+    sums = [(found, pairs_of(phase.pairs)) for found, phase in zip(by_phase, phases, strict=True)]
+    goals = goals_tested(sums, experiment, metrics, measured)
     usable = [metric for metric in summed if not set(metric.columns) & set(unusable or {})]
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
         metrics=tuple(metrics),
-        exposed={arm.name: exposed.get(arm.name, 0) for arm in experiment.arms},
+        exposed={arm: sum(count[arm] for count in counts) for arm in arms},
         checks=tuple(checks),
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
         goals=tuple(goals),
-        segments=segments_of(segments or {}, experiment, usable),
-        novelty=novelty_of(since_exposure, courses, experiment, usable),
+        segments=segments_of([phase.segments for phase in phases], experiment, usable),
+        novelty=novelty_of([(phase.since_exposure, phase.courses) for phase in phases], experiment, usable),
+        exposed_by_phase=tuple(counts),
     )
 
 

@@ -1,6 +1,6 @@
 """Health checks, which come before any effect: when one has failed, no effect can be trusted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -31,35 +31,57 @@ class Check:
 
 
 def run_checks(
-    experiment: Experiment, totals: Totals, exposed: Mapping[str, int], crossovers: int
+    experiment: Experiment, totals: Totals, phases: Sequence[Mapping[str, int]], crossovers: int
 ) -> list[Check]:
-    """All checks, the sample ratio first."""
-    counts = {arm.name: exposed.get(arm.name, 0) for arm in experiment.arms}
+    """All checks, the sample ratio first. `phases` hold the exposed users of every arm in each phase."""
+    counts = {arm.name: sum(phase[arm.name] for phase in phases) for arm in experiment.arms}
     return [
-        check_sample_ratio(experiment, counts),
+        check_ratios(experiment, phases),
         check_exposed_users(experiment, counts),
         check_crossovers(counts, crossovers),
         check_events(experiment, totals, counts),
     ]
 
 
-def check_sample_ratio(experiment: Experiment, counts: Mapping[str, int]) -> Check:
-    """Exposed users against the weights; failed below .001."""
+def check_ratios(experiment: Experiment, phases: Sequence[Mapping[str, int]]) -> Check:
+    """The sample ratio of the users of each phase, against its weights; phases share .001."""
+    if len(phases) == 1:
+        return check_sample_ratio(experiment, phases[0])
+    found = [
+        check_sample_ratio(experiment, counts, phase=i, threshold=SAMPLE_RATIO_THRESHOLD / len(phases))
+        for i, counts in enumerate(phases)
+    ]
+    details = "; ".join(f"phase {i}: {check.detail}" for i, check in enumerate(found, 1))
+    known = [check.p for check in found if check.p is not None]
+    p = min(1.0, min(known) * len(phases)) if known else None
+    rank: list[Status] = ["failed", "ok", "not_run"]
+    status = min((check.status for check in found), key=rank.index)
+    return Check("sample_ratio", status, p, details)
+
+
+def check_sample_ratio(
+    experiment: Experiment,
+    counts: Mapping[str, int],
+    *,
+    phase: int = 0,
+    threshold: float = SAMPLE_RATIO_THRESHOLD,
+) -> Check:
+    """Exposed users against the weights of a phase; failed below .001."""
     name, total = "sample_ratio", sum(counts.values())
-    weights = [arm.weight for arm in experiment.arms]
-    for arm in experiment.arms:
-        if arm.weight == 0 and counts[arm.name]:
+    weights = experiment.weights(phase)
+    for arm, weight in zip(experiment.arms, weights, strict=True):
+        if weight == 0 and counts[arm.name]:
             detail = f"arm {arm.name} has weight 0, yet {count(counts[arm.name])} exposed users"
             return Check(name, "failed", None, detail)
     found = sample_ratio(list(counts.values()), weights)
     if found.p is None:
         return Check(name, "not_run", None, "nobody was exposed")
-    failed = found.p < SAMPLE_RATIO_THRESHOLD
+    failed = found.p < threshold
     seen = ", ".join(
         f"{arm} {count(n)} ({expected:,.1f} expected)"
         for (arm, n), expected in zip(counts.items(), found.expected, strict=True)
     )
-    loss = smallest_loss(total, weights, threshold=SAMPLE_RATIO_THRESHOLD, power=DETECTION_POWER)
+    loss = smallest_loss(total, weights, threshold=threshold, power=DETECTION_POWER)
     power = f"found with probability {DETECTION_POWER:g}"
     sensitivity = (
         f"losing {percent(loss, sign=False)} of one arm's users would have been {power}"
@@ -67,7 +89,9 @@ def check_sample_ratio(experiment: Experiment, counts: Mapping[str, int]) -> Che
         else f"too few users: not even the loss of a whole arm would surely have been {power}"
     )
     outcome = "the arms do not hold the users that their weights promise: " if failed else ""
-    detail = f"{outcome}{seen}; {found.method}, p {p_value(found.p)} (fails below 0.001); {sensitivity}"
+    detail = (
+        f"{outcome}{seen}; {found.method}, p {p_value(found.p)} (fails below {threshold:.3g}); {sensitivity}"
+    )
     return Check(name, "failed" if failed else "ok", found.p, detail)
 
 

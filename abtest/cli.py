@@ -122,6 +122,19 @@ def main() -> None:
     help="local (default), or dask://HOST:PORT, whose workers see the run folder: one task a worker and day.",
 )
 @click.option(
+    "--hashing", help="Scheme of the assignment: blake2b (default) or growthbook, as its SDKs do it."
+)
+@click.option(
+    "--layer",
+    help="Layer and part of it in percent, e.g. feed:0-50: no user is in two experiments of a layer.",
+)
+@click.option(
+    "--beside", help="Other experiments of the layer, which must not overlap: titles:50-80,covers:80-100."
+)
+@click.option("--holdout", type=float, help="Percent of users that are in no experiment (default 0).")
+@click.option("--holdout-salt", help="Salt of the holdout, the same for all experiments (default: global).")
+@click.option("--phases", help="A ramp-up as DAY:PERCENT of the users, e.g. 1:10,3:50,5:100 (default 1:100).")
+@click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with any of these settings; flags win."
 )
 @click.option(
@@ -141,6 +154,7 @@ def run(config: Path | None, resume: Path | None, as_json: bool, quiet: bool, **
       abtest run --arms comirec,comirec --users 4000            # an A/A
       abtest run --arms poprec,mine=mypackage.models:Mine --split 80,20
       abtest run --log ../shared/data/kuairand --arms comirec,recgpt
+      abtest run --layer feed:0-50 --holdout 5 --phases 1:20,3:100
       abtest run --users 100000 --workers 4
       abtest run --resume runs/experiment-1                     # after a crash
     """
@@ -222,6 +236,8 @@ def analyze(
 @click.option(
     "--design", default="fixed", show_default=True, help="fixed, or the bounds of daily looks, e.g. obf."
 )
+@click.option("--no-cuped", is_flag=True, help="Do not count on what a pre-period takes out of the variance.")
+@click.option("--plot", type=click.Path(path_type=Path), help="File for the power curves, as PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @exits
 def plan(
@@ -232,6 +248,8 @@ def plan(
     alpha: float,
     power: float,
     design: str,
+    no_cuped: bool,
+    plot: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -244,16 +262,20 @@ def plan(
     Examples:
       abtest plan runs/experiment-1
       abtest plan runs/experiment-1 --users 10000000 --split 90,10
+      abtest plan runs/experiment-1 --design obf --plot power.png
       abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
     """
     from abtest.logs import LogRequest
-    from abtest.plan import Design, parse_lifts, parse_split, plan_sections
+    from abtest.plan import Design, parse_lifts, shares_of
     from abtest.plan import plan as make_plan
+    from abtest.report.plan import plan_sections, write_figure
     from abtest.report.terminal import print_sections
 
-    shares = checked(parse_split, split)
-    asked = checked(Design, users, shares, alpha, power, design)
+    shares = checked(shares_of, split)
+    asked = checked(Design, users, shares, alpha, power, design, not no_cuped)
     document = checked(make_plan, LogRequest(places, **options), asked, checked(parse_lifts, lifts))
+    if plot is not None:
+        checked(write_figure, document, plot)
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:

@@ -23,7 +23,6 @@ numerator = "revenue"
 role = "goal"
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
@@ -31,23 +30,34 @@ from pathlib import Path
 from typing import Any
 
 from abtest.metrics import Metric, metrics_from, with_method
+from abtest.toml_file import NUMBER, TEXT, WHOLE, Kind, read_toml
 
 KEYS = {
-    "name": (str, "text"),
-    "control": (str, "text"),
-    "weights": (dict, "a table such as { old = 0.5, new = 0.5 }"),
-    "start": (date | int, "a date, a time or whole milliseconds"),
-    "days": (int, "a whole number"),
-    "alpha": (float | int, "a number"),
-    "salt": (str, "text"),
-    "pre_days": (int, "a whole number"),
-    "exposure": (str, "the kind of an event"),
-    "ignore": (list, "a list of arms"),
-    "map": (dict, "a table of columns"),
-    "totals": (dict, "a table of totals"),
-    "metrics": (list, "tables, each under [[metrics]]"),
-    "method": (str, "bootstrap or permutation"),
+    "name": TEXT,
+    "control": TEXT,
+    "weights": Kind(dict, "a table such as { old = 0.5, new = 0.5 }"),
+    "start": Kind(date | int, "a date, a time or whole milliseconds"),
+    "days": WHOLE,
+    "alpha": NUMBER,
+    "salt": TEXT,
+    "pre_days": WHOLE,
+    "exposure": Kind(str, "the kind of an event"),
+    "ignore": Kind(list, "a list of arms"),
+    "phases": Kind(list, "tables, each under [[phases]]"),
+    "map": Kind(dict, "a table of columns"),
+    "totals": Kind(dict, "a table of totals"),
+    "metrics": Kind(list, "tables, each under [[metrics]]"),
+    "method": Kind(str, "bootstrap or permutation"),
 }
+
+
+@dataclass(frozen=True)
+class DeclaredPhase:
+    """From when on other weights hold (None: the experiment's): a time in Unix milliseconds, or a day."""
+
+    start: int | None
+    day: int
+    weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Declaration:
 
     `start` is in Unix milliseconds (a day, or a time without a zone, is UTC), `map` and `totals` are as
     written. Users of the arms in `ignore`, such as a holdout, are in no count. `exposure` is the kind of
-    event at which a user is exposed. `method` is that of all metrics that name none (`with_method`).
+    event at which a user is exposed. `phases` say from when on other weights hold. `method` is that of all
+    metrics that name none (`with_method`).
     """
 
     name: str | None = None
@@ -69,6 +80,7 @@ class Declaration:
     pre_days: int = 14
     exposure: str | None = None
     ignore: tuple[str, ...] = ()
+    phases: tuple[DeclaredPhase, ...] = ()
     map: Mapping[str, Any] = field(default_factory=dict)
     totals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: tuple[Metric, ...] | None = None
@@ -77,21 +89,8 @@ class Declaration:
 
 def read_declaration(path: Path) -> Declaration:
     """The declaration in a TOML file. ValueError names the key that is wrong."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    for key, value in found.items():
-        if key not in KEYS:
-            raise ValueError(f"{path}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
-        kind, words = KEYS[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{path}: {key} = {value!r} is not {words}")
-    for arm, weight in found.get("weights", {}).items():
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise ValueError(f"{path}: the weight of {arm!r} is {weight!r}, no number")
+    found = read_toml(path, KEYS)
+    _check_weights(found.get("weights", {}), path)
     for name, total in found.get("totals", {}).items():
         if not isinstance(total, dict):
             raise ValueError(f"{path}: total {name!r} is {total!r}; write {{ event = KIND, sum = COLUMN }}")
@@ -106,8 +105,33 @@ def read_declaration(path: Path) -> Declaration:
     if "start" in found:
         found["start"] = start_ms(found["start"])
     found["ignore"] = tuple(found.get("ignore", ()))
+    found["phases"] = tuple(_phase(table, path) for table in found.get("phases", ()))
     assert found.keys() <= {key.name for key in fields(Declaration)}, found.keys()
     return Declaration(**found)
+
+
+def _check_weights(weights: Mapping[str, Any], path: Path) -> None:
+    for arm, weight in weights.items():
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise ValueError(f"{path}: the weight of {arm!r} is {weight!r}, no number")
+
+
+def _phase(table: Any, path: Path) -> DeclaredPhase:
+    if not isinstance(table, dict) or not table.keys() <= {"start", "day", "weights"}:
+        raise ValueError(f"{path}: phase {table!r} has other keys than start, day and weights")
+    start, day, weights = table.get("start"), table.get("day"), table.get("weights")
+    if (start is None) == (day is None):
+        raise ValueError(f"{path}: phase {table!r} needs a start (a date or time) or a day, one of them")
+    if isinstance(day, bool) or not isinstance(day, int | None) or (day is not None and day < 1):
+        raise ValueError(f"{path}: a phase starts on day {day!r}; days are whole numbers from 1")
+    if isinstance(start, bool) or not isinstance(start, date | int | None):
+        raise ValueError(f"{path}: a phase starts at {start!r}; give a date, a time or whole milliseconds")
+    if not isinstance(weights, dict | None):
+        raise ValueError(
+            f"{path}: a phase has weights {weights!r}; give a table such as {{ old = 0.5, new = 0.5 }}"
+        )
+    _check_weights(weights or {}, path)
+    return DeclaredPhase(None if start is None else start_ms(start), day or 0, weights)
 
 
 def start_ms(start: date | int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from abtest.estimates import NOBODY, Measured, measure
+from abtest.estimates import NOBODY, Measured, measure_phases
 from abtest.experiment import Experiment
 from abtest.looks import Looks, Pairs, looks_at, looks_of
 from abtest.metrics import Metric, Role
@@ -142,8 +142,17 @@ def windows(days: int) -> list[Window]:
     return [Window(day, day) for day in range(1, days + 1)] + [Window(1, day) for day in range(2, days + 1)]
 
 
+def added(phases: Sequence[Totals]) -> Totals:
+    """The totals of all phases' users together."""
+    found: dict[tuple[str, Window], Moments] = {}
+    for totals in phases:
+        for key, moments in totals.items():
+            found[key] = found[key] + moments if key in found else moments
+    return found
+
+
 def totals_of(rows: Iterable[MomentsRow], experiment: Experiment, metrics: Sequence[Metric]) -> Totals:
-    """The rows by arm and window. LookupError where an arm, a column or the deciding window is not there."""
+    """The rows by arm and window. LookupError where an arm or a column is not there."""
     names = [arm.name for arm in experiment.arms]
     totals = {}
     for row in rows:
@@ -157,8 +166,6 @@ def totals_of(rows: Iterable[MomentsRow], experiment: Experiment, metrics: Seque
                     f"they have: {', '.join(row.sums)}"
                 )
         totals[row.arm, Window(*row.window)] = Moments(row.n, row.sums, row.products)
-    if all(window != (1, experiment.days) for _, window in totals):
-        raise LookupError(f"no moments of days 1 to {experiment.days}, which decide; ask for `windows(days)`")
     return totals
 
 
@@ -178,12 +185,16 @@ class Goal:
 
 
 def measure_all(
-    totals: Totals, experiment: Experiment, metrics: Sequence[Metric]
+    phases: Sequence[Totals], experiment: Experiment, metrics: Sequence[Metric]
 ) -> dict[tuple[str, Window], Measured]:
-    """Every metric in every window, over all arms. An arm without a row had no exposed users."""
+    """Every metric in every window and arm, within phases. An arm without a row had no exposed users."""
     return {
-        (metric.name, window): measure(
-            {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}, metric
+        (metric.name, window): measure_phases(
+            [
+                {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}
+                for totals in phases
+            ],
+            metric,
         )
         for metric in metrics
         for window in windows(experiment.days)
@@ -191,18 +202,20 @@ def measure_all(
 
 
 def goals_tested(
-    totals: Totals,
+    phases: Sequence[tuple[Totals, Pairs]],
     experiment: Experiment,
     metrics: Sequence[Metric],
     measured: Mapping[tuple[str, Window], Measured],
-    pairs: Pairs,
 ) -> list[Goal]:
-    """All goals of all treatments, corrected together, on sequential p-values where there are looks."""
+    """All goals of all treatments, corrected together, on sequential p-values where there are looks.
+
+    `phases` hold the totals of each phase's users and of their pairs of looks.
+    """
     deciding = Window(1, experiment.days)
     looks, p_values = [], []
     tests = [(arm.name, m) for arm in experiment.treatments for m in metrics if m.role == "goal"]
     for arm, metric in tests:
-        found = _looks(totals, experiment, metric, arm, measured, pairs)
+        found = _looks(phases, experiment, metric, arm, measured)
         last = compare_arms(measured[metric.name, deciding], experiment, arm, experiment.alpha)
         looks.append(found)
         may_decide = experiment.design != "none" or not experiment.is_interim
@@ -231,28 +244,31 @@ def compare_all(
 
 
 def _looks(
-    totals: Totals,
+    phases: Sequence[tuple[Totals, Pairs]],
     experiment: Experiment,
     metric: Metric,
     treatment: str,
     measured: Mapping[tuple[str, Window], Measured],
-    pairs: Pairs,
 ) -> Looks | None:
     if experiment.design == "none":
         return None
     arms = (experiment.control, treatment)
     by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
     found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
-    moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
-    pairs = {} if metric.needs_values else pairs  # those are of whole totals, and of means
+    sums = [
+        (
+            {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day},
+            {} if metric.needs_values else pairs,  # those are of whole totals, and of means
+        )
+        for totals, pairs in phases
+    ]
     return looks_of(
         experiment.design,
         metric,
         arms,
         by_day,
-        moments,
         found,
-        pairs,
+        sums,
         alpha=experiment.alpha,
         planned_days=experiment.planned_days,
     )

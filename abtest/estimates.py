@@ -9,6 +9,7 @@ from abtest.stats.cuped import adjust
 from abtest.stats.means import Comparison, Estimate, compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
 from abtest.stats.reference import Reference, compare_by_draws
+from abtest.stats.strata import combined
 from warehouse.events import PRE
 
 NO_PRE_PERIOD = "no pre-period is known"
@@ -30,6 +31,9 @@ class Measured:
 
     `method` names another than the default one. `references` are draws of the test statistic by treatment,
     `problems` say by arm why an estimate has no variance, `caps` what was cut.
+
+    Over several phases `by_phase` holds each phase's share of users and its own measurement (with its theta),
+    by the phase's index; phases without users are not in it. It is empty where there is one phase.
     """
 
     plain: Mapping[str, Estimate]
@@ -41,6 +45,12 @@ class Measured:
     references: Mapping[str, Reference] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     caps: tuple[CapUsed, ...] = ()
+    by_phase: Mapping[int, tuple[float, "Measured"]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Mapping[int, tuple[float, "Measured"]]:
+        """`by_phase`; one phase is a part of share 1."""
+        return self.by_phase or {0: (1.0, self)}
 
     def with_caps(self, caps: Sequence[CapUsed]) -> "Measured":
         """The same, measured with these caps."""
@@ -78,6 +88,24 @@ def measure(arms: Mapping[str, Moments], metric: Metric) -> Measured:
         return Measured(plain, plain, {}, (), NO_PRE_PERIOD)
     found = adjust(arms, metric.numerator, metric.denominator, covariates=covariates, scale=metric.scale)
     return Measured(plain, found.estimates, found.theta, covariates, found.reason)
+
+
+def measure_phases(phases: Sequence[Mapping[str, Moments]], metric: Metric) -> Measured:
+    """The metric in all arms, measured within phases and put together by the phases' shares of users."""
+    sizes = {i: sum(moments.n for moments in arms.values()) for i, arms in enumerate(phases)}
+    seen = {i: measure(phases[i], metric) for i, n in sizes.items() if n}
+    if len(phases) == 1 or not seen:
+        return measure(phases[0], metric)
+    shares = {i: sizes[i] / sum(sizes.values()) for i in seen}
+    first = next(iter(seen.values()))
+    reasons = [found.reason for found in seen.values()]
+    plain, adjusted = (
+        {arm: combined([e[arm] for e in estimates], list(shares.values())) for arm in phases[0]}
+        for estimates in ([m.plain for m in seen.values()], [m.adjusted for m in seen.values()])
+    )
+    reason = first.reason if all(reasons) else None
+    by_phase = {i: (shares[i], found) for i, found in seen.items()}
+    return Measured(plain, adjusted, {}, first.covariates, reason, by_phase=by_phase)
 
 
 def plain_estimate(moments: Moments, metric: Metric) -> Estimate:

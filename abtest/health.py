@@ -4,15 +4,16 @@ Each takes counts and returns a `Check`; what the counts come from does not matt
 and segment, and of the pre-period's metrics, are Holm's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from abtest.checks import DETECTION_POWER, SAMPLE_RATIO_THRESHOLD, Check
+from abtest.estimates import NOBODY, measure_phases
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.report.numbers import count, p_value, percent
-from abtest.stats.means import compare, mean_estimate, ratio_estimate
+from abtest.stats.means import compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import holm
 from abtest.stats.srm import sample_ratio, smallest_loss
@@ -34,19 +35,37 @@ def failed_first(checks: Sequence[Check]) -> list[Check]:
     return sorted(checks, key=lambda check: rank.get(check.status, 2))
 
 
+def slices_of(
+    experiment: Experiment, daily: Sequence[Iterable[tuple[int, str, int]]]
+) -> tuple[dict[str, dict[str, int]], dict[str, list[float]]]:
+    """The users first exposed on each day of each phase, by arm, and the weights that hold for them."""
+    slices: dict[str, dict[str, int]] = {}
+    weights = {}
+    for phase, rows in enumerate(daily):
+        for day, arm, n in rows:
+            label = f"day {day}" if len(daily) == 1 else f"day {day}, phase {phase + 1}"
+            slices.setdefault(label, {})[arm] = n
+            weights[label] = experiment.weights(phase)
+    return slices, weights
+
+
 def check_slices(
-    experiment: Experiment, days: Mapping[int, Counts], segments: Mapping[str, Counts]
+    experiment: Experiment,
+    days: Mapping[str, Counts],
+    segments: Mapping[str, Counts],
+    weights_of: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Check]:
     """The sample ratio of users first exposed on each day, and of each segment. All share .001 by Holm.
 
-    Fewer than two days or segments say no more than the whole; they are not run.
+    Fewer than two days or segments say no more than the whole; they are not run. `weights_of` a slice are
+    those of its phase, the arms' without it.
     """
-    by_day = {f"day {day}": days[day] for day in sorted(days)} if len(days) > 1 else {}
+    by_day = days if len(days) > 1 else {}
     slices = {**{("day", name): counts for name, counts in by_day.items()},
               **{("segment", name): counts for name, counts in segments.items()}}  # fmt: skip
-    weights = [arm.weight for arm in experiment.arms]
+    weights = {key: (weights_of or {}).get(key[1], experiment.weights()) for key in slices}
     found = {
-        key: sample_ratio([counts.get(arm.name, 0) for arm in experiment.arms], weights)
+        key: sample_ratio([counts.get(arm.name, 0) for arm in experiment.arms], weights[key])
         for key, counts in slices.items()
     }
     adjusted = dict(
@@ -67,9 +86,9 @@ def check_slices(
             f"{arm.name} {count(slices[worst].get(arm.name, 0))} ({expected:,.1f} expected)"
             for arm, expected in zip(experiment.arms, found[worst].expected, strict=True)
         )
-        smallest = sorted(sum(slices[key].values()) for key in mine)[len(mine) // 2]
+        smallest, middle = sorted((sum(slices[key].values()), key) for key in mine)[len(mine) // 2]
         loss = smallest_loss(
-            smallest, weights, threshold=SAMPLE_RATIO_THRESHOLD / len(found), power=DETECTION_POWER
+            smallest, weights[middle], threshold=SAMPLE_RATIO_THRESHOLD / len(found), power=DETECTION_POWER
         )
         sight = (
             f"in the middle one, of {count(smallest)} users, losing {percent(loss, sign=False)} of one arm's"
@@ -87,23 +106,21 @@ def check_slices(
 
 
 def check_pre_period(
-    experiment: Experiment, before: Mapping[str, Moments], metrics: Sequence[Metric], days: int
+    experiment: Experiment, before: Sequence[Mapping[str, Moments]], metrics: Sequence[Metric], days: int
 ) -> Check:
-    """What the arms' users did before the start must not differ: nothing had been done to them yet."""
+    """What the arms' users did before the start must not differ: nothing had been done to them yet.
+
+    `before` holds the arms' moments for the users of each phase, within which they are compared.
+    """
     name = "pre_period"
-    if not any(moments.n and any(moments.sums.values()) for moments in before.values()):
+    if not any(m.n and any(m.sums.values()) for phase in before for m in phase.values()):
         return Check(name, "not_run", None, "the log holds nothing of these users before the start")
-    nobody = Moments(0, {}, {})
+    phases = [{arm.name: phase.get(arm.name, NOBODY) for arm in experiment.arms} for phase in before]
     tests, labels = [], []
-    for arm in experiment.treatments:
-        for metric in metrics:
-            estimates = [
-                mean_estimate(moments, metric.numerator, scale=metric.scale)
-                if metric.denominator is None
-                else ratio_estimate(moments, metric.numerator, metric.denominator, scale=metric.scale)
-                for moments in (before.get(experiment.control, nobody), before.get(arm.name, nobody))
-            ]
-            found = compare(*estimates)
+    for metric in metrics:
+        observed = measure_phases(phases, replace(metric, covariates=())).plain
+        for arm in experiment.treatments:
+            found = compare(observed[experiment.control], observed[arm.name])
             if found.p is not None:
                 tests.append(found)
                 labels.append(f"{metric.name} of {arm.name}")

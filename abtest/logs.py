@@ -6,19 +6,23 @@ follows. What is not declared is read off the log: its arms, the first and last 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from abtest.declaration import Declaration, read_declaration
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import Metric, columns_of, past_products, products_of, with_method
+from abtest.population import Phase
 from warehouse.events import DAY_MS, PRE
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis, Check
+    from abtest.analysis import Analysis, Check, PhaseRows
+    from abtest.effects import MomentsRow
+    from abtest.stats.moments import Moments as UserMoments
     from warehouse.logs.log import EventLog, Span, UserCounts
     from warehouse.logs.totals import Total
-    from warehouse.sums import Moments
+    from warehouse.sums import Moments, PanelSums
 
 MOST_DEFAULT_METRICS = 10
 MOST_SEGMENTS = 20
@@ -60,44 +64,35 @@ class Study:
     pre_days: int
 
 
-@dataclass(frozen=True)
-class Views:
-    """What `analyse` is given of a log: moments of windows and, where the database can sum exactly, of pairs
-    of looks, segments and days since exposure."""
-
-    moments: list["Moments"]
-    pairs: Sequence[Any] = ()
-    segments: Mapping[str, Mapping[str, list["Moments"]]] | None = None
-    since_exposure: Sequence["Moments"] = ()
-    courses: Sequence["Moments"] = ()
-    checks: tuple["Check", ...] = ()
+PhaseOfLog = tuple["EventLog", "UserCounts"]
+"""The log as a phase has it, and its exposed users."""
 
 
 def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
-    from abtest.analysis import analyse
+    from abtest.analysis import analyse_phases
     from abtest.manifest import versions
     from abtest.sources import LogSource
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
         study = study_of(log, declaration, request)
-        exposed = log.exposed(study.span)
-        counts = log.segments(study.span)
-        views = views_of(log, study, exposed)
-        analysis = analyse(
-            {**study.experiment.settings(), "start_ts": study.span.start_ts, "log": log.name},
-            views.moments,
-            exposed=exposed.by_arm(),
-            crossovers=exposed.crossed,
+        phases = [(view, view.exposed(study.span)) for view in phases_of(log, study)]
+        counts = [view.segments(study.span) for view, _ in phases]
+        rows, notes = rows_of(phases, study)
+        analysis = analyse_phases(
+            {
+                **study.experiment.settings(),
+                "start_ts": study.span.start_ts,
+                "log": log.name,
+                "ignored": log.ignored(study.span),
+            },
+            rows,
+            crossovers=sum(exposed.crossed for _, exposed in phases),
             metrics=study.metrics,
-            pairs=views.pairs,
-            more_checks=[*health(log, study, exposed, counts, views.moments), *views.checks],
+            more_checks=[*health(log, study, phases, counts, rows), *notes],
             unusable=study.unusable,
-            segments=views.segments,
-            since_exposure=views.since_exposure,
-            courses=views.courses,
-            source=LogSource(log, study, exposed),
+            source=LogSource(phases[0][0], study, phases[0][1]),
         )
     return replace(analysis, versions=versions())
 
@@ -158,16 +153,16 @@ def study_of(
     seen = log.arms()
     span = _span(log, declaration, seen)
     seen_days = _days_over(log, declaration, span)
+    arms = _arms(seen, declaration, log) if needs_arms or len(seen) > 1 else (*map(Arm, seen), Arm("(none)"))
     experiment = Experiment(
         name=declaration.name or Path(request.places[0].split("?")[0]).stem or "log",
-        arms=_arms(seen, declaration, log)
-        if needs_arms or len(seen) > 1
-        else (*map(Arm, seen), Arm("(none)")),
+        arms=arms,
         control=_control(seen, declaration),
         days=seen_days,
         planned_days=span.days,
         salt=declaration.salt,
         alpha=declaration.alpha,
+        phases=_phases(declaration, span, arms),
     )
     kinds = log.kinds() if log.mapping.event else {}
     metrics = declaration.metrics or _default_metrics(log, kinds)
@@ -203,36 +198,79 @@ def study_of(
     )
 
 
-def views_of(log: "EventLog", study: Study, exposed: "UserCounts") -> Views:
-    """All that is summed of the study's users. Unusable totals are 0 and are withheld from the effects."""
-    from abtest.analysis import windows
+def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows"], list["Check"]]:
+    """All that is summed of the users of each phase, and what is to be said of it. Unusable totals are 0 and
+    are withheld from the effects.
+
+    Where the database cannot sum exactly there are only moments.
+    """
+    from abtest.analysis import PhaseRows, windows
     from abtest.checks import Check
     from abtest.looks import looks_at
     from abtest.novelty import trend_days
 
     experiment = study.experiment
     try:
-        sums = log.panel(
-            study.span, _good(study), _products(study), exposed,
-            past=study.past, pre_days=study.pre_days, by_segment=True,
-        )  # fmt: skip
+        sums = [
+            log.panel(
+                study.span, _good(study), _products(study), exposed,
+                past=study.past, pre_days=study.pre_days, by_segment=True,
+            )
+            for log, exposed in phases
+        ]  # fmt: skip
     except OverflowError as error:
         reason = f"no segments, days since exposure and correlation of looks: {error}"
-        moments = usable_moments(log, study, windows(experiment.days), exposed)
-        return Views(moments, checks=(Check("exact_sums", "not_run", None, reason),))
+        days = windows(experiment.days)
+        rows = [PhaseRows(usable_moments(log, study, days, of), of.by_arm()) for log, of in phases]
+        return rows, [Check("exact_sums", "not_run", None, reason)]
 
     def filled(rows: Iterable["Moments"]) -> list["Moments"]:
         return [_filled(row, study) for row in rows]
 
-    since = filled(sums.since_exposure()) if experiment.days > 1 else []
-    groups = zip(log.mapping.segments, sums.by_group(), strict=True)
-    return Views(
-        filled(sums.moments(windows(experiment.days))),
-        list(sums.pairs(looks_at(experiment))) if experiment.design != "none" else [],
-        {name: _shown({value: filled(rows) for value, rows in found.items()}) for name, found in groups},
-        since,
-        sums.courses(trend_days(since)) if since else [],
-    )
+    since = [filled(found.since_exposure()) if experiment.days > 1 else [] for found in sums]
+    n_days = trend_days(row for of_phase in since for row in of_phase)
+    segments = _segments(sums, study, phases[0][0].mapping.segments)
+    return [
+        PhaseRows(
+            filled(found.moments(windows(experiment.days))),
+            exposed.by_arm(),
+            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
+            of_segments,
+            of_days,
+            found.courses(n_days) if of_days else [],
+        )
+        for found, (_, exposed), of_segments, of_days in zip(sums, phases, segments, since, strict=True)
+    ], []
+
+
+def _segments(
+    sums: Sequence["PanelSums"], study: Study, columns: Sequence[str]
+) -> list[dict[str, dict[str, list["Moments"]]]]:
+    """The segments of each phase by column."""
+    found: list[dict[str, dict[str, list[Moments]]]] = [{} for _ in sums]
+    groups = [of_phase.by_group() for of_phase in sums]
+    for index, column in enumerate(columns):
+        named = [
+            {value: [_filled(row, study) for row in rows] for value, rows in of_phase[index].items()}
+            for of_phase in groups
+        ]
+        for of_phase, shown in zip(found, _shown(named), strict=True):
+            of_phase[column] = shown
+    return found
+
+
+def phases_of(log: "EventLog", study: Study) -> list["EventLog"]:
+    """The log as each phase has it: with the users who got their arm in it."""
+    phases = study.experiment.phases
+    if len(phases) == 1:
+        return [log]
+    if not log.knows_draws:
+        raise ValueError(
+            "phases are declared and it is not known when users got their arm; map assignment_ts="
+        )
+    span = study.span
+    bounds = [span.start_ts + phase.start_ms for phase in phases]
+    return [log.of_phase(*between) for between in pairwise([*bounds, span.end_ts])]
 
 
 def usable_moments(
@@ -271,15 +309,22 @@ def _past(
     return tuple(replace(total, name=PRE + total.name) for total in totals)
 
 
-def _shown(segments: Mapping[str, list["Moments"]]) -> dict[str, list["Moments"]]:
-    """The largest segments by name, the largest first, and all others in one."""
-    by_size = sorted(segments, key=lambda name: (-sum(row.n for row in segments[name]), name))
-    shown = {name or NONE: segments[name] for name in by_size[:MOST_SEGMENTS]}
-    others = [row for name in by_size[MOST_SEGMENTS:] for row in segments[name]]
-    if others:
-        arms = sorted({row.arm for row in others})
-        shown[OTHERS] = [_together([row for row in others if row.arm == arm]) for arm in arms]
-    return shown
+def _shown(phases: Sequence[Mapping[str, list["Moments"]]]) -> list[dict[str, list["Moments"]]]:
+    """By phase the largest segments of all phases by name, the largest first, and all others in one."""
+    sizes: dict[str, int] = {}
+    for segments in phases:
+        for name, rows in segments.items():
+            sizes[name] = sizes.get(name, 0) + sum(row.n for row in rows)
+    by_size = sorted(sizes, key=lambda name: (-sizes[name], name))
+    found = []
+    for segments in phases:
+        shown = {name or NONE: segments.get(name, []) for name in by_size[:MOST_SEGMENTS]}
+        if len(by_size) > MOST_SEGMENTS:
+            others = [row for name in by_size[MOST_SEGMENTS:] for row in segments.get(name, ())]
+            arms = sorted({row.arm for row in others})
+            shown[OTHERS] = [_together([row for row in others if row.arm == arm]) for arm in arms]
+        found.append(shown)
+    return found
 
 
 def _together(rows: Sequence["Moments"]) -> "Moments":
@@ -294,39 +339,40 @@ def _together(rows: Sequence["Moments"]) -> "Moments":
 def health(
     log: "EventLog",
     study: Study,
-    exposed: "UserCounts",
-    segment_counts: Mapping[str, Mapping[str, Mapping[str, int]]],
-    moments: Sequence["Moments"],
+    phases: Sequence[PhaseOfLog],
+    segment_counts: Sequence[Mapping[str, Mapping[str, Mapping[str, int]]]],
+    rows: Sequence["PhaseRows"],
 ) -> list["Check"]:
-    """The checks that only a log can answer."""
+    """The checks that only a log can answer. `phases`, `segment_counts` and `rows` are of each phase."""
     from abtest import health as checks
 
     experiment, span = study.experiment, study.span
     found = []
     if log.has_assignment and log.exposure_event is not None:
-        assigned = log.assigned(span).by_arm()
-        counts = {arm.name: assigned.get(arm.name, 0) for arm in experiment.arms}
-        from abtest.checks import check_sample_ratio
+        from abtest.checks import check_ratios
 
-        found.append(replace(check_sample_ratio(experiment, counts), name="sample_ratio_assigned"))
-    by_day: dict[int, dict[str, int]] = {}
-    for (day, arm), n in exposed.by_day.items():
-        by_day.setdefault(day, {})[arm] = n
-    segments = {
-        f"{column} {value or NONE}": counts
-        for column, values in segment_counts.items()
-        for value, counts in sorted(values.items(), key=lambda item: -sum(item[1].values()))[:50]
-    }
-    found += checks.check_slices(experiment, by_day, segments)
-    found.append(_pre_period(log, study, moments))
+        counted = [view.assigned(span).by_arm() for view, _ in phases]
+        assigned = [{arm.name: counts.get(arm.name, 0) for arm in experiment.arms} for counts in counted]
+        found.append(replace(check_ratios(experiment, assigned), name="sample_ratio_assigned"))
+    daily = [[(day, arm, n) for (day, arm), n in sorted(of.by_day.items())] for _, of in phases]
+    slices, weights = checks.slices_of(experiment, daily)
+    segments = {}
+    for i, of_phase in enumerate(segment_counts):
+        suffix = f", phase {i + 1}" if len(phases) > 1 else ""
+        for column, groups in of_phase.items():
+            for value, counts in sorted(groups.items(), key=lambda item: -sum(item[1].values()))[:50]:
+                label = f"{column} {value or NONE}{suffix}"
+                segments[label], weights[label] = counts, experiment.weights(i)
+    found += checks.check_slices(experiment, slices, segments, weights)
+    found.append(_pre_period(log, study, rows))
     if log.has_times:
         days = log.days(span)
-        rows = {day: n for day, (n, _) in days.items()}
-        found.append(checks.check_days(experiment, rows, span.start_ts))
+        events = {day: n for day, (n, _) in days.items()}
+        found.append(checks.check_days(experiment, events, span.start_ts))
         found.append(
             checks.check_watermark(
                 experiment,
-                rows,
+                events,
                 days[max(days)][1] if days else None,
                 span.start_ts,
                 late=log.lateness(span) if log.mapping.ingest else None,
@@ -349,29 +395,32 @@ def health(
     return found
 
 
-def _pre_period(log: "EventLog", study: Study, moments: Sequence["Moments"]) -> "Check":
+def _pre_period(log: "EventLog", study: Study, phases: Sequence["PhaseRows"]) -> "Check":
     from abtest.checks import Check
     from abtest.health import check_pre_period
-    from abtest.stats.moments import Moments
 
     if not log.has_times or not study.past:
         return Check("pre_period", "not_run", None, "the log holds nothing before the start")
-    last = [row for row in moments if row.window == (1, study.experiment.days)]
-    before = {
-        row.arm: Moments(
-            row.n,
-            {name.removeprefix(PRE): value for name, value in row.sums.items() if name.startswith(PRE)},
-            {
-                (a.removeprefix(PRE), b.removeprefix(PRE)): value
-                for (a, b), value in row.products.items()
-                if a.startswith(PRE) and b.startswith(PRE)
-            },
-        )
-        for row in last
-    }
+    last = (1, study.experiment.days)
+    before = [{row.arm: _as_before(row) for row in phase.moments if row.window == last} for phase in phases]
     names = {total.name.removeprefix(PRE) for total in study.past}
     metrics = [metric for metric in study.metrics if set(metric.columns) <= names]
     return check_pre_period(study.experiment, before, metrics, study.pre_days)
+
+
+def _as_before(row: "MomentsRow") -> "UserMoments":
+    """The totals before the start under the names of those since."""
+    from abtest.stats.moments import Moments
+
+    return Moments(
+        row.n,
+        {name.removeprefix(PRE): value for name, value in row.sums.items() if name.startswith(PRE)},
+        {
+            (a.removeprefix(PRE), b.removeprefix(PRE)): value
+            for (a, b), value in row.products.items()
+            if a.startswith(PRE) and b.startswith(PRE)
+        },
+    )
 
 
 def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | None]) -> "Span":
@@ -433,6 +482,21 @@ def _arms(seen: Mapping[str, int | None], declaration: Declaration, log: "EventL
             " give it a weight (0 for none), or list it under ignore"
         )
     return tuple(Arm(name, weight=float(weight)) for name, weight in declaration.weights.items())
+
+
+def _phases(declaration: Declaration, span: "Span", arms: Sequence[Arm]) -> tuple[Phase, ...]:
+    phases = []
+    for declared in declaration.phases:
+        named = declared.weights or {}
+        unknown = [name for name in named if name not in {arm.name for arm in arms}]
+        if unknown:
+            raise LookupError(
+                f"a phase gives a weight to {unknown[0]!r}; the arms are: {', '.join(a.name for a in arms)}"
+            )
+        weights = tuple(float(named.get(arm.name, 0)) for arm in arms) if named else ()
+        start = declared.start if declared.start is not None else span.begin(declared.day)
+        phases.append(Phase(start - span.start_ts, weights=weights))
+    return tuple(phases) or (Phase(),)
 
 
 def _control(seen: Mapping[str, int | None], declaration: Declaration) -> str:

@@ -46,6 +46,8 @@ class PairRow(Protocol):
 
 
 Pairs = Mapping[tuple[str, int, int], Moments]
+PhaseSums = tuple[Mapping[tuple[str, int], Moments], Pairs]
+"""The moments of one phase's users by arm and day of the look, and those of pairs of looks."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,18 @@ def looks_of(
     metric: Metric,
     arms: tuple[str, str],
     measured: Mapping[int, Measured],
-    moments: Mapping[tuple[str, int], Moments],
     found: Mapping[int, Comparison],
-    pairs: Pairs,
+    phases: Sequence[PhaseSums],
     *,
     alpha: float,
     planned_days: int,
 ) -> Looks | None:
     """The looks of a metric at control and treatment (`arms`), from what was found by each day.
 
-    None where the last look has no p. Looks without one are left out. Where `pairs` do not hold the looks'
-    co-moments, increments are taken as independent. Before the last of the `planned_days` its information is
-    not known: alpha is then spent by days, which is less than by information, as that grows fast at first.
+    None where the last look has no p. Looks without one are left out. Where the phases' pairs do not hold the
+    looks' co-moments, increments are taken as independent. Before the last of the `planned_days` its
+    information is not known: alpha is then spent by days, which is less than by information, as that grows
+    fast at first.
     """
     last = max(found)
     days = [day for day in sorted(found) if found[day].p is not None]
@@ -134,7 +136,7 @@ def looks_of(
         if last == planned_days
         else [day / planned_days for day in days]
     )
-    estimated = _correlation(metric, arms, days, measured, moments, pairs)
+    estimated = _correlation(metric, arms, days, measured, phases)
     correlation = canonical_correlation(information) if estimated is None else estimated
     p_values = [p for p in (found[day].p for day in days) if p is not None]
     return Looks(
@@ -169,22 +171,27 @@ def _correlation(
     arms: tuple[str, str],
     days: Sequence[int],
     measured: Mapping[int, Measured],
-    moments: Mapping[tuple[str, int], Moments],
-    pairs: Pairs,
+    phases: Sequence[PhaseSums],
 ) -> NDArray[np.float64] | None:
-    """The correlation of the looks' differences. None where a pair of looks is not known."""
+    """The correlation of the looks' differences. None where a pair of looks is not known.
+
+    The covariance is that within phases, weighed by the phases' shares at both looks.
+    """
     r = np.eye(len(days))
     errors = [sum(measured[day].adjusted[arm].variance or 0.0 for arm in arms) ** 0.5 for day in days]
     for j, late in enumerate(days):
         for i, early in enumerate(days[:j]):
             covariance = 0.0
-            for arm in arms:
-                pair = pairs.get((arm, early, late))
-                if pair is None:
-                    return None
-                covariance += _covariance(
-                    metric, pair, moments[arm, early], moments[arm, late], measured[early], measured[late]
-                )
+            for phase, (share_early, at_early) in measured[early].parts.items():
+                share_late, at_late = measured[late].parts[phase]
+                moments, pairs = phases[phase]
+                for arm in arms:
+                    pair = pairs.get((arm, early, late))
+                    if pair is None:
+                        return None
+                    of_arm = moments[arm, early], moments[arm, late]
+                    found = _covariance(metric, pair, *of_arm, at_early, at_late)
+                    covariance += share_early * share_late * found
             r[i, j] = r[j, i] = np.clip(covariance / (errors[i] * errors[j]), -1.0, 1.0)
     return r
 

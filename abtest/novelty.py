@@ -4,23 +4,26 @@ Day 1 is the rest of the day of a user's first exposure, days are those of the c
 days are those of the users who can have had k days, so that early and late comers are not mixed up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from abtest.effects import Effect, MomentsRow, Window, effect_of
-from abtest.estimates import NOBODY, measure, plain_estimate
+from abtest.estimates import NOBODY, measure_phases, plain_estimate
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import form_covariance, linearised
 from abtest.stats.means import Comparison, Estimate, compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS
+from abtest.stats.strata import combined
 from warehouse.events import day_name
 
 ONE_DAY = "no user can have had two days"
 NO_LIFT = "the lift of day {k} since exposure has no interval"
+
+Arms = Mapping[str, Moments]
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,15 @@ def trend_days(rows: Iterable[MomentsRow]) -> int:
 
 
 def novelty_of(
-    rows: Iterable[MomentsRow],
-    courses: Iterable[MomentsRow],
+    phases: Sequence[tuple[Iterable[MomentsRow], Iterable[MomentsRow]]],
     experiment: Experiment,
     metrics: Sequence[Metric],
 ) -> Novelty:
-    """From the moments by days since exposure and each day's beside the others (`PanelSums.courses`)."""
-    of_window: dict[Window, dict[str, Moments]] = {}
-    for row in rows:
-        of_window.setdefault(Window(*row.window), {})[row.arm] = Moments(row.n, row.sums, row.products)
-    course = {row.arm: row for row in courses}
+    """From each phase's moments by days since exposure, and each day's beside the others
+    (`PanelSums.courses`). Arms are compared within phases."""
+    by_window = [_by_window(rows, experiment) for rows, _ in phases]
+    courses = [_by_window(rows, experiment) for _, rows in phases]
+    nobody = {arm.name: NOBODY for arm in experiment.arms}
     goals = [metric for metric in metrics if metric.role == "goal"]
     effects = [
         effect_of(
@@ -90,27 +92,38 @@ def novelty_of(
             metric,
             arm.name,
             window,
-            measure({a.name: arms.get(a.name, NOBODY) for a in experiment.arms}, metric),
+            measure_phases([of_phase.get(window, nobody) for of_phase in by_window], metric),
             experiment.alpha,
         )
         for arm in experiment.treatments
         for metric in goals
-        for window, arms in of_window.items()
+        for window in dict.fromkeys(window for of_phase in by_window for window in of_phase)
     ]
-    return Novelty(tuple(effects), tuple(_trends(course, experiment, goals)))
+    return Novelty(tuple(effects), tuple(_trends(courses, experiment, goals)))
 
 
-def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequence[Metric]) -> list[Trend]:
-    if not course:
+def _by_window(rows: Iterable[MomentsRow], experiment: Experiment) -> dict[Window, dict[str, Moments]]:
+    found: dict[Window, dict[str, Moments]] = {}
+    for row in rows:
+        arms = found.setdefault(Window(*row.window), {arm.name: NOBODY for arm in experiment.arms})
+        arms[row.arm] = Moments(row.n, row.sums, row.products)
+    return found
+
+
+def _trends(
+    courses: Sequence[Mapping[Window, Arms]], experiment: Experiment, goals: Sequence[Metric]
+) -> list[Trend]:
+    """Of the one window of the courses, from the phases that have users in it."""
+    windows = dict.fromkeys(window for of_phase in courses for window in of_phase)
+    if not windows:
         return []
-    days = next(iter(course.values())).window[1]
-    arms = {
-        arm.name: Moments(row.n, row.sums, row.products) if (row := course.get(arm.name)) else NOBODY
-        for arm in experiment.arms
-    }
-    control = arms[experiment.control]
+    (window,) = windows
+    phases = [of_phase[window] for of_phase in courses if window in of_phase]
+    days = window.last_day
+    users = {arm.name: sum(arms[arm.name].n for arms in phases) for arm in experiment.arms}
+    control = experiment.control
     tests = [(arm.name, metric) for arm in experiment.treatments for metric in goals]
-    slopes = [_slope(control, arms[arm], metric, days) for arm, metric in tests]
+    slopes = [_slope(phases, control, arm, metric, days) for arm, metric in tests]
     p_values = [None if isinstance(slope, str) else compare(*slope).p for slope in slopes]
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     found = []
@@ -121,8 +134,8 @@ def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequen
                 metric.name,
                 arm,
                 days,
-                control.n,
-                arms[arm].n,
+                users[control],
+                users[arm],
                 tested.difference,
                 tested.difference_ci,
                 tested.p,
@@ -134,30 +147,39 @@ def _trends(course: dict[str, MomentsRow], experiment: Experiment, goals: Sequen
     return found
 
 
-def _slope(control: Moments, treated: Moments, metric: Metric, days: int) -> tuple[Estimate, Estimate] | str:
+def _slope(
+    phases: Sequence[Arms], control: str, treatment: str, metric: Metric, days: int
+) -> tuple[Estimate, Estimate] | str:
     """The slope of the lifts T_k / C_k - 1 as the difference of two independent parts, or why there is none.
 
-    T_k and C_k vary with weights w_k / C_k and -w_k T_k / C_k^2 around their values.
+    T_k and C_k, sums over phases by their shares of users, vary with weights w_k / C_k and -w_k T_k / C_k^2
+    around their values.
     """
     if days == 1:
         return ONE_DAY
+    sizes = [sum(moments.n for moments in arms.values()) for arms in phases]
+    seen = [arms for arms, n in zip(phases, sizes, strict=True) if n] or phases[:1]
+    shares = [n / sum(sizes) for n in sizes if n] or [1.0]
     centre = (days + 1) / 2
     total = sum((k - centre) ** 2 for k in range(1, days + 1))
     slope = 0.0
     weights: tuple[list[float], list[float]] = [], []
     for k in range(1, days + 1):
         of_day, weight = _of_day(metric, k), (k - centre) / total
-        c, t = (plain_estimate(moments, of_day) for moments in (control, treated))
+        c, t = (
+            combined([plain_estimate(arms[arm], of_day) for arms in seen], shares)
+            for arm in (control, treatment)
+        )
         if c.value is None or t.value is None or compare(c, t).lift_ci is None:
             return NO_LIFT.format(k=k)
         slope += weight * t.value / c.value
         weights[0].append(weight * t.value / c.value**2)
         weights[1].append(weight / c.value)
-    parts = [
-        _variance(moments, metric, of_arm)
-        for moments, of_arm in zip((control, treated), weights, strict=True)
-    ]
-    return Estimate(control.n, 0.0, parts[0]), Estimate(treated.n, slope, parts[1])
+    of_control, of_treated = (
+        [Estimate(arms[arm].n, value, _variance(arms[arm], metric, of_arm)) for arms in seen]
+        for arm, value, of_arm in zip((control, treatment), (0.0, slope), weights, strict=True)
+    )
+    return combined(of_control, shares), combined(of_treated, shares)
 
 
 def _variance(course: Moments, metric: Metric, weights: Sequence[float]) -> float:

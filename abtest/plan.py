@@ -1,21 +1,19 @@
 """The story of `abtest plan`: means and variances of what there is, then users, days and detectable lifts.
 
 The variances are those of the control's users (of all users where a log has no arms), of the totals of days
-1 to d. Several goals and treatments share alpha in equal parts, which is the least that Holm's method gives.
+1 to d; where the log holds a pre-period, what it takes out of them (CUPED) is measured and counted on.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from abtest.detectable import PlannedTest, Seen, drifts_of_looks, level_and_power
 from abtest.experiment import Experiment
 from abtest.logs import LogRequest
-from abtest.metrics import METRICS, Metric, columns_of
-from abtest.report.numbers import MISSING, count, number, percent
-from abtest.report.section import Section
+from abtest.metrics import METRICS, Metric
+from abtest.population import parse_split
 
 PAPER_LIFTS: Mapping[str, float] = {
     "comments": 0.00772,
@@ -26,16 +24,17 @@ PAPER_LIFTS: Mapping[str, float] = {
 }
 """Lifts of RecGPT over ComiRec that its paper reports from production, as fractions."""
 
-MOST_DAYS_SHOWN = 7
-MOST_LOOKS = 14
-SEQUENTIAL = "abtest.stats.sequential"
+DESIGNS = ("fixed", "obf", "pocock", "always-valid")
+STEPS = (1, 2, 5)
+MOST_LIFTS = 8
 
 
 @dataclass(frozen=True)
 class Design:
     """What is planned: users of all arms (None: as many as were seen), their split, alpha and power.
 
-    `design` is fixed, or the bounds of daily looks: obf, pocock or always-valid.
+    `design` is fixed, or the bounds of daily looks: obf, pocock or always-valid. `cuped`: whether what the
+    pre-period takes out of the variance is counted on.
     """
 
     users: int | None = None
@@ -43,6 +42,7 @@ class Design:
     alpha: float = 0.05
     power: float = 0.8
     design: str = "fixed"
+    cuped: bool = True
 
     def __post_init__(self) -> None:
         if self.users is not None and self.users < 4:
@@ -54,35 +54,33 @@ class Design:
                 f"alpha is {self.alpha} and power {self.power}; alpha lies above 0 and is at most .5, power"
                 " is at least .5 and below 1"
             )
-        if self.design not in designs():
-            raise ValueError(f"unknown design {self.design!r}; known: {', '.join(designs())}")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A metric in days 1 to `day`: users of all arms exposed by then, its value and a user's variance."""
-
-    day: int
-    users: int
-    value: float | None
-    variance: float | None
+        if self.design not in DESIGNS:
+            raise ValueError(f"unknown design {self.design!r}; known: {', '.join(DESIGNS)}")
 
 
 @dataclass(frozen=True)
 class Planned:
     """A metric's plan. Lifts are fractions; None where the past cannot tell.
 
-    `mde_by_day`: (day, users by then, detectable lift). `target` is the lift asked about, with the power to
-    see it at this size, the users that it takes, and the day by which this size sees it.
+    `deviation` is a user's as observed; `rho` the correlation with the pre-period's best prediction, and
+    `variance_reduction` its square. `mde_plain` counts on no reduction. `mde_by_day`: (day, users by then,
+    detectable lift). `target` is the lift asked about, with the power to see it at this size, the users that
+    it takes, and the day by which this size sees it. Curves hold (lift, power at this size) and (users, power
+    at the target).
     """
 
     metric: str
     role: str
     mean: float | None
     deviation: float | None
+    covariates: tuple[str, ...]
+    rho: float | None
+    variance_reduction: float | None
     alpha: float
+    power: float
     inflation: float
     mde: float | None
+    mde_plain: float | None
     mde_by_day: tuple[tuple[int, int, float | None], ...]
     target: float | None
     target_from: str | None
@@ -90,94 +88,46 @@ class Planned:
     is_seen: bool | None
     users_needed: int | None
     days_needed: int | None
+    power_by_lift: tuple[tuple[float, float | None], ...] = ()
+    power_by_users: tuple[tuple[int, float | None], ...] = ()
 
 
-def designs() -> list[str]:
-    """The designs that this installation can plan."""
-    if importlib.util.find_spec(SEQUENTIAL) is None:
-        return ["fixed"]
-    return ["fixed", *importlib.import_module(SEQUENTIAL).METHODS]
+@dataclass(frozen=True)
+class Past:
+    """What there is: a name, its metrics, each metric in days 1 to d, and the covariates of each."""
+
+    name: str
+    metrics: Sequence[Metric]
+    seen: Mapping[str, Sequence[Seen]]
+    covariates: Mapping[str, tuple[str, ...]]
 
 
 def plan(request: LogRequest, design: Design, lifts: Mapping[str, float]) -> dict[str, Any]:
-    """The plan as a document. `lifts` asks about lifts by metric; metrics of the paper have its lifts."""
-    name, metrics, seen = _past(request)
-    unknown = [key for key in lifts if key not in seen]
+    """The plan as a document. `lifts` asks about lifts by metric; metrics of the paper have its lifts, and
+    guardrails their margins."""
+    past = _past(request)
+    unknown = [key for key in lifts if key not in past.seen]
     if unknown:
-        raise LookupError(f"a lift is asked of {unknown[0]!r}; the metrics are: {', '.join(seen)}")
-    n_goals = max(1, sum(metric.role == "goal" for metric in metrics))
-    users = design.users or max(spans[-1].users for spans in seen.values())
+        raise LookupError(f"a lift is asked of {unknown[0]!r}; the metrics are: {', '.join(past.seen)}")
+    users = design.users or max(spans[-1].users for spans in past.seen.values())
+    spans = {metric.name: _spans(metric, past, design) for metric in past.metrics}
+    tests = {metric.name: _test(metric, past, design, spans[metric.name]) for metric in past.metrics}
     planned = [
-        _planned(metric, seen[metric.name], design, users, n_goals * (len(design.split) - 1), lifts)
-        for metric in metrics
+        _planned(metric, past, tests[metric.name], spans[metric.name], users, lifts)
+        for metric in past.metrics
+    ]
+    ladder = lift_ladder([one.mde for one in planned if one.mde is not None])
+    sizes = user_ladder([users, *(one.users_needed for one in planned if one.users_needed)])
+    curves = [
+        _with_curves(one, tests[one.metric], spans[one.metric][-1], users, ladder, sizes) for one in planned
     ]
     return {
-        "source": name,
+        "source": past.name,
         "design": {**asdict(design), "users": users, "split": list(design.split)},
-        "days": max(spans[-1].day for spans in seen.values()),
-        "tests": n_goals * (len(design.split) - 1),
-        "metrics": [asdict(one) for one in planned],
+        "days": max(spans[-1].day for spans in past.seen.values()),
+        "tests": _n_tests(past.metrics, design),
+        "metrics": [asdict(one) for one in curves],
     }
-
-
-def plan_sections(document: Mapping[str, Any]) -> list[Section]:
-    """The plan as tables."""
-    design, rows = document["design"], document["metrics"]
-    shown = _spread([day for day, _, _ in rows[0]["mde_by_day"]])
-    by_day = [
-        [row["metric"], *(percent(mde, sign=False) for day, _, mde in row["mde_by_day"] if day in shown)]
-        for row in rows
-    ]
-    targets = [
-        [
-            row["metric"],
-            percent(row["target"]),
-            row["target_from"] or MISSING,
-            percent(row["mde"], sign=False),
-            {True: "yes", False: "no", None: MISSING}[row["is_seen"]],
-            percent(row["power_at_target"], sign=False),
-            MISSING if row["users_needed"] is None else count(row["users_needed"]),
-            MISSING if row["days_needed"] is None else str(row["days_needed"]),
-        ]
-        for row in rows
-        if row["target"] is not None
-    ]
-    baseline = [
-        [
-            row["metric"],
-            row["role"],
-            number(row["mean"]),
-            number(row["deviation"]),
-            percent(row["mde"], sign=False),
-            f"{row['alpha']:.3g}",
-        ]
-        for row in rows
-    ]
-    split = ", ".join(f"{share:.3g}" for share in design["split"])
-    note = (
-        f"Users: {count(design['users'])}, split {split}; {document['days']} days; power {design['power']:g};"
-        f" design {design['design']}. MDE: the smallest lift found with that power. Alpha {design['alpha']:g}"
-        f" is divided by the {document['tests']} tests of goals, the least that Holm's method gives; other"
-        " metrics have all of it. No variance reduction is counted on."
-    )
-    sections = [
-        Section(
-            f"Plan from {document['source']}",
-            ("metric", "role", "mean", "deviation", "MDE", "alpha"),
-            baseline,
-            (note,),
-            n_text=2,
-        ),
-        Section("MDE after so many days", ("metric", *(f"day {day}" for day in shown)), by_day),
-    ]
-    if targets:
-        headers = ("metric", "lift", "of", "MDE", "seen?", "power", "users needed", "days needed")
-        notes = (
-            "Users needed: of all arms, over all days. Days needed: with the users of the plan, within the"
-            " days that were seen; - where they do not suffice.",
-        )
-        sections.append(Section("Could these lifts be seen?", headers, targets, notes, n_text=3))
-    return sections
 
 
 def parse_lifts(texts: Sequence[str]) -> dict[str, float]:
@@ -200,26 +150,47 @@ def parse_lifts(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def parse_split(text: str | None) -> tuple[float, ...]:
+def shares_of(split: str | None) -> tuple[float, ...]:
     """Shares from percents such as "80,20", the control first; halves for None.
 
-    >>> parse_split("80,20")
+    >>> shares_of("80,20")
     (0.8, 0.2)
     """
-    try:
-        parts = [float(part) for part in (text or "50,50").split(",")]
-    except ValueError:
-        parts = []
-    if len(parts) < 2 or min(parts) <= 0 or abs(sum(parts) - 100) > 1e-9:
-        raise ValueError(f"split {text!r} is not positive percents that sum to 100, such as 80,20")
-    return tuple(part / 100 for part in parts)
+    if split is None:
+        return (0.5, 0.5)
+    return parse_split(split, max(2, split.count(",") + 1))
+
+
+def lift_ladder(mdes: Sequence[float]) -> list[float]:
+    """Round lifts (1, 2, 5, 10, ...) around the detectable ones: from half the smallest to twice the largest,
+    at most 8 of them, evenly thinned.
+
+    >>> lift_ladder([0.004, 0.03])
+    [0.002, 0.005, 0.01, 0.02, 0.05]
+    """
+    if not mdes:
+        return []
+    low, high = min(mdes) / 2, 2 * max(mdes)
+    steps = [float(f"{step}e{power}") for power in range(-8, 3) for step in STEPS]
+    inside = [lift for lift in steps if low <= lift <= high]
+    return inside[:: -(-len(inside) // MOST_LIFTS) or 1]
+
+
+def user_ladder(sizes: Sequence[int]) -> list[int]:
+    """Powers of ten from below the smallest size to beyond the largest.
+
+    >>> user_ladder([40_000, 3_000_000])
+    [10000, 100000, 1000000, 10000000]
+    """
+    first, last = len(str(min(sizes))) - 1, len(str(max(sizes) - 1))
+    return [10**power for power in range(max(first, 1), last + 1)]
 
 
 # Steps
 
 
-def _past(request: LogRequest) -> tuple[str, Sequence[Metric], dict[str, list[Seen]]]:
-    """Name, metrics, and each metric in days 1 to d, from a log or a recorded run."""
+def _past(request: LogRequest) -> Past:
+    """From a log or a recorded run."""
     from abtest.analysis import Window
 
     if request.mapping is not None or request.config is not None:
@@ -229,10 +200,10 @@ def _past(request: LogRequest) -> tuple[str, Sequence[Metric], dict[str, list[Se
         with open_log(request, declaration, needs_arm=False) as log:
             study = study_of(log, declaration, request, needs_arms=False)
             windows = [Window(1, day) for day in range(1, study.span.days + 1)]
-            exposed = log.exposed(study.span)
-            rows = usable_moments(log, study, windows, exposed)
+            rows = usable_moments(log, study, windows, log.exposed(study.span))
             control = study.experiment.control if log.mapping.arm else None
-            return log.name, study.metrics, _seen(rows, windows, study.metrics, control, study.unusable)
+            return _seen(log.name, rows, windows, study.metrics, control, study.unusable)
+    from abtest.run import panel_of
     from warehouse.store import Warehouse
 
     place = Path(request.places[0])
@@ -245,134 +216,122 @@ def _past(request: LogRequest) -> tuple[str, Sequence[Metric], dict[str, list[Se
         settings = warehouse.experiment(None)
         experiment = Experiment.from_settings(settings)
         windows = [Window(1, day) for day in range(1, experiment.days + 1)]
-        rows = warehouse.moments(experiment.name, windows, columns=columns_of(METRICS))
-        return str(place), METRICS, _seen(rows, windows, METRICS, experiment.control, {})
+        found = panel_of(warehouse, experiment.name, experiment.days, settings.get("pre_days", 0))
+        return _seen(str(place), found.moments(windows), windows, METRICS, experiment.control, {})
 
 
 def _seen(
+    name: str,
     rows: Sequence[Any],
     windows: Sequence[tuple[int, int]],
     metrics: Sequence[Metric],
     control: str | None,
     unusable: Mapping[str, str],
-) -> dict[str, list[Seen]]:
-    from abtest.stats.means import mean_estimate, ratio_estimate
+) -> Past:
+    from abtest.estimates import measure
     from abtest.stats.moments import Moments
 
-    found: dict[str, list[Seen]] = {metric.name: [] for metric in metrics}
+    seen: dict[str, list[Seen]] = {metric.name: [] for metric in metrics}
+    covariates: dict[str, tuple[str, ...]] = {}
     for window in windows:
         here = [row for row in rows if row.window == window]
         users = sum(row.n for row in here)
-        mine = [row for row in here if control is None or row.arm == control]
-        moments = [Moments(row.n, row.sums, row.products) for row in mine if row.n]
+        mine = [row for row in here if (control is None or row.arm == control) and row.n]
         for metric in metrics:
-            usable = moments and not metric.needs_values and not set(metric.columns) & set(unusable)
-            if not usable:
-                found[metric.name].append(Seen(window[1], users, None, None))
+            if not mine or metric.needs_values or set(metric.columns) & set(unusable):
+                seen[metric.name].append(Seen(window[1], users))
                 continue
-            estimate = (
-                mean_estimate(moments[0], metric.numerator, scale=metric.scale)
-                if metric.denominator is None
-                else ratio_estimate(moments[0], metric.numerator, metric.denominator, scale=metric.scale)
-            )
-            variance = None if estimate.variance is None else estimate.variance * estimate.n
-            found[metric.name].append(Seen(window[1], users, estimate.value, variance))
-    return found
+            found = measure({"control": Moments(mine[0].n, mine[0].sums, mine[0].products)}, metric)
+            plain, adjusted = found.plain["control"], found.adjusted["control"]
+            variances = [None if e.variance is None else e.variance * e.n for e in (plain, adjusted)]
+            seen[metric.name].append(Seen(window[1], users, plain.value, *variances))
+            covariates[metric.name] = () if found.reason else found.covariates
+    return Past(name, metrics, seen, covariates)
+
+
+def _n_tests(metrics: Sequence[Metric], design: Design) -> int:
+    return max(1, sum(metric.role == "goal" for metric in metrics)) * (len(design.split) - 1)
+
+
+def _spans(metric: Metric, past: Past, design: Design) -> list[Seen]:
+    """The metric's days, without what the pre-period takes out where that is not counted on."""
+    spans = past.seen[metric.name]
+    return [span if design.cuped else replace(span, variance=span.plain_variance) for span in spans]
+
+
+def _test(metric: Metric, past: Past, design: Design, spans: Sequence[Seen]) -> PlannedTest:
+    alpha, power = level_and_power(
+        metric,
+        alpha=design.alpha,
+        power=design.power,
+        n_tests=_n_tests(past.metrics, design),
+        n_guardrails=sum(m.role == "guardrail" for m in past.metrics) * (len(design.split) - 1),
+    )
+    fixed = design.design == "fixed" or metric.role != "goal"
+    needed = None if fixed else drifts_of_looks(design.design, alpha, spans)
+    return PlannedTest(design.split[0], min(design.split[1:]), alpha, power, needed)
 
 
 def _planned(
     metric: Metric,
+    past: Past,
+    test: PlannedTest,
     spans: Sequence[Seen],
-    design: Design,
     users: int,
-    n_tests: int,
     lifts: Mapping[str, float],
 ) -> Planned:
-    from abtest.stats.planning import power_at
-    from abtest.stats.power import users_needed
-
     last = spans[-1]
-    alpha = design.alpha / n_tests if metric.role == "goal" else design.alpha
-    inflation = _inflation(design, alpha, spans)
     by_day = tuple(
-        (span.day, n, _mde(span, design, n, alpha, inflation))
+        (span.day, n, test.mde(span.value, span.variance, n))
         for span in spans
         for n in [round(users * span.users / max(last.users, 1))]
     )
     mde = by_day[-1][2]
-    target = lifts.get(metric.name, PAPER_LIFTS.get(metric.name))
-    source = "asked" if metric.name in lifts else "the paper" if target is not None else None
-    power = needed = days = seen = None
-    if target is not None and mde is not None and last.value is not None and last.variance is not None:
-        power = power_at(target, mde, alpha=alpha, power=design.power)
-        seen = mde <= target
-        pair = design.split[0] + _smallest(design)
-        for_two = users_needed(
-            abs(last.value),
-            last.variance,
-            target / inflation,
-            alpha=alpha,
-            power=design.power,
-            control_share=design.split[0] / pair,
-        )
-        needed = round(for_two / pair)
-        days = next((day for day, _, least in by_day if least is not None and least <= target), None)
+    target, source = _target(metric, lifts)
+    asked = target is not None and mde is not None
+    less = past.seen[metric.name][-1].variance_reduction
+    adjusts = bool(past.covariates.get(metric.name))
     return Planned(
-        metric.name,
-        metric.role,
-        last.value,
-        None if last.variance is None else last.variance**0.5,
-        alpha,
-        inflation,
-        mde,
-        by_day,
-        target,
-        source,
-        power,
-        seen,
-        needed,
-        days,
+        metric=metric.name,
+        role=metric.role,
+        mean=last.value,
+        deviation=None if last.plain_variance is None else last.plain_variance**0.5,
+        covariates=past.covariates.get(metric.name, ()),
+        rho=max(less, 0.0) ** 0.5 if adjusts and less is not None else None,
+        variance_reduction=less if adjusts else None,
+        alpha=test.alpha,
+        power=test.power,
+        inflation=test.inflation,
+        mde=mde,
+        mde_plain=test.mde(last.value, last.plain_variance, users),
+        mde_by_day=by_day,
+        target=target,
+        target_from=source,
+        power_at_target=test.power_at(target, last, users) if target is not None else None,
+        is_seen=mde <= target if target is not None and mde is not None else None,
+        users_needed=test.users_for(target, last) if target is not None and asked else None,
+        days_needed=next(
+            (day for day, _, least in by_day if target is not None and least is not None and least <= target),
+            None,
+        ),
     )
 
 
-def _mde(span: Seen, design: Design, users: int, alpha: float, inflation: float) -> float | None:
-    from abtest.stats.power import detectable_lift
+def _target(metric: Metric, lifts: Mapping[str, float]) -> tuple[float | None, str | None]:
+    """The lift asked about, and where it comes from."""
+    if metric.name in lifts:
+        return lifts[metric.name], "asked"
+    if metric.role == "guardrail":
+        return (metric.margin, "its margin") if metric.margin_kind == "lift" else (None, None)
+    return (PAPER_LIFTS[metric.name], "the paper") if metric.name in PAPER_LIFTS else (None, None)
 
-    n_control, n_treatment = round(users * design.split[0]), round(users * _smallest(design))
-    if not span.value or not span.variance or min(n_control, n_treatment) < 2:
-        return None
-    return inflation * detectable_lift(
-        abs(span.value), span.variance, n_control, n_treatment, alpha=alpha, power=design.power
+
+def _with_curves(
+    one: Planned, test: PlannedTest, last: Seen, users: int, ladder: Sequence[float], sizes: Sequence[int]
+) -> Planned:
+    target = one.target
+    return replace(
+        one,
+        power_by_lift=tuple((lift, test.power_at(lift, last, users)) for lift in ladder),
+        power_by_users=tuple((n, test.power_at(target, last, n)) for n in sizes) if target else (),
     )
-
-
-def _inflation(design: Design, alpha: float, spans: Sequence[Seen]) -> float:
-    """What daily looks cost, with information as the past has it; 1 for a fixed design."""
-    if design.design == "fixed":
-        return 1.0
-    from abtest.stats.planning import looks_inflation
-
-    raw = [
-        span.users * span.value**2 / span.variance if span.value and span.variance else 0.0 for span in spans
-    ]
-    shares = [value / raw[-1] for value in raw] if raw[-1] else []
-    kept: list[float] = []
-    for share in shares[:-1]:
-        if 0 < share < 1 and (not kept or share > kept[-1] + 0.01):
-            kept.append(share)
-    information = [*[share for share in kept if share < 0.99], 1.0]
-    information = information[:: -(len(information) // MOST_LOOKS + 1)][::-1]
-    levels = importlib.import_module(SEQUENTIAL).nominal_levels(
-        design.design, alpha, information, tuned_alpha=alpha
-    )
-    return looks_inflation(levels, information, alpha=alpha, power=design.power)
-
-
-def _smallest(design: Design) -> float:
-    """The share of the smallest treatment, whose lift is hardest to see."""
-    return min(design.split[1:])
-
-
-def _spread(days: Sequence[int]) -> list[int]:
-    step = -(-len(days) // MOST_DAYS_SHOWN)
-    return sorted({*list(days)[::-1][::step]})

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from abtest.arms import ArmFeed, candidate_overlap
 from abtest.checkpoints import fit_model
 from abtest.days import Days, Midnight, forget
 from abtest.executor import opened
-from abtest.experiment import Experiment
+from abtest.experiment import OUTSIDE, Experiment
 from abtest.manifest import manifest, versions, write_json
 from abtest.progress import Progress
 from abtest.serving import Serving, as_interactions
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from abtest.declaration import Declaration
     from abtest.logs import LogRequest
     from abtest.metrics import Metric
-    from abtest.segments import SegmentRows
     from baselines.ranker import Ranker
     from simulator.world import World
-    from warehouse.store import Cuts, Moments, PanelSums, Warehouse
+    from warehouse.store import Cohort, Cuts, Moments, PanelSums, Warehouse
 
 OVERLAP_USERS = 512
 ACTIVITY = "n_play"
 """What users are called light, middle or heavy by: its total before the experiment."""
+ALL_TIME = range(-(2**62), 2**62)
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
@@ -201,6 +202,7 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         **(
             {} if settings.metrics is None else {"metrics": [table_of(metric) for metric in settings.metrics]}
         ),
+        "population": plan.experiment.population(np.arange(settings.users)),
     }
 
 
@@ -212,9 +214,9 @@ def analyse_warehouse(
     Where the events end before the last full day it is an interim analysis of the days that are over.
     `metrics`: those declared for the run where None.
     """
-    from abtest.analysis import analyse, windows
+    from abtest.analysis import PhaseRows, analyse_phases, windows
     from abtest.looks import looks_at
-    from abtest.metrics import by_moments, columns_of, past_products, products_of
+    from abtest.metrics import by_moments
     from abtest.novelty import trend_days
     from abtest.sources import RunSource
 
@@ -225,32 +227,67 @@ def analyse_warehouse(
     experiment = _as_far_as_recorded(warehouse, recorded)
     settings = {**recorded, **experiment.settings()}
     settings.pop("metrics", None)
+    cohorts = cohorts_of(settings)
     cuts = warehouse.activity_cuts(name, pre_days, ACTIVITY) if pre_days else None
-    sums = warehouse.panel(
-        name,
-        experiment.days,
-        columns=columns_of(summed),
-        products=[*products_of(summed), *(past_products(summed) if pre_days else ())],
+    sums = [panel_of(warehouse, cohort, experiment.days, pre_days, cuts, summed) for cohort in cohorts]
+    daily = [
+        [row for row in warehouse.daily_exposed(cohort) if row[0] <= experiment.days] for cohort in cohorts
+    ]
+    segments = _activity(sums, cuts) if cuts else [{} for _ in sums]
+    since = [found.since_exposure() if experiment.days > 1 else [] for found in sums]
+    n_days = trend_days(row for of_phase in since for row in of_phase)
+    phases = [
+        PhaseRows(
+            found.moments(windows(experiment.days)),
+            _by_arm(exposed),
+            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
+            of_segments,
+            of_days,
+            found.courses(n_days) if of_days else [],
+        )
+        for found, exposed, of_segments, of_days in zip(sums, daily, segments, since, strict=True)
+    ]
+    return analyse_phases(
+        settings,
+        phases,
+        crossovers=warehouse.crossovers(name),
+        metrics=metrics,
+        more_checks=health_of_run(warehouse, settings, daily, segments),
+        source=RunSource(warehouse, name, pre_days=pre_days),
+    )
+
+
+def cohorts_of(settings: dict[str, Any]) -> "list[str | Cohort]":
+    """The users first exposed in each phase; in an experiment of one phase, all of them."""
+    from warehouse.store import Cohort
+
+    name, start_ts = settings["name"], settings["start_ts"]
+    phases = Experiment.from_settings(settings).phases
+    if len(phases) == 1:
+        return [name]
+    bounds = [ALL_TIME.start, *(start_ts + phase.start_ms for phase in phases[1:]), ALL_TIME.stop]
+    return [Cohort(name, from_ts, until_ts) for from_ts, until_ts in pairwise(bounds)]
+
+
+def panel_of(
+    warehouse: "Warehouse",
+    cohort: "str | Cohort",
+    days: int,
+    pre_days: int,
+    cuts: "Cuts | None" = None,
+    metrics: "Sequence[Metric] | None" = None,
+) -> "PanelSums":
+    """What the metrics (the built-in ones by default) need of the users of an experiment or of a phase."""
+    from abtest.metrics import METRICS, columns_of, past_products, products_of
+
+    metrics = METRICS if metrics is None else metrics
+    return warehouse.panel(
+        cohort,
+        days,
+        columns=columns_of(metrics),
+        products=[*products_of(metrics), *(past_products(metrics) if pre_days else ())],
         pre_days=pre_days,
         activity=cuts,
-    )
-    exposed: dict[str, int] = {}
-    for day, arm, n in warehouse.daily_exposed(name):
-        exposed[arm] = exposed.get(arm, 0) + (n if day <= experiment.days else 0)
-    segments = {"activity": _activity(sums, cuts)} if cuts else {}
-    since = sums.since_exposure() if experiment.days > 1 else []
-    return analyse(
-        settings,
-        sums.moments(windows(experiment.days)),
-        exposed=exposed,
-        crossovers=warehouse.crossovers(name),
-        pairs=sums.pairs(looks_at(experiment)) if experiment.design != "none" else (),
-        more_checks=health_of_run(warehouse, settings, segments),
-        segments=segments,
-        since_exposure=since,
-        courses=sums.courses(trend_days(since)) if since else (),
-        metrics=metrics,
-        source=RunSource(warehouse, name, pre_days=pre_days),
     )
 
 
@@ -279,16 +316,25 @@ def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Exp
     return experiment.until(last or 1)
 
 
-def _activity(sums: "PanelSums", cuts: "Cuts") -> "dict[str, list[Moments]]":
-    """The users by their plays before the experiment, the least active first, named with the numbers."""
+def _activity(sums: "list[PanelSums]", cuts: "Cuts") -> "list[dict[str, dict[str, list[Moments]]]]":
+    """The users of each phase by their plays before the experiment, the least active first, named with the
+    numbers."""
     names = {
         "new": "new (no plays before)",
         "light": f"light ({_plays(1, cuts.light)})",
         "middle": f"middle ({_plays(cuts.light + 1, cuts.middle)})",
         "heavy": f"heavy ({cuts.middle + 1:,} plays or more)",
     }
-    (found,) = sums.by_group()
-    return {name: found[key] for key, name in names.items() if key in found}
+    groups = [found for (found,) in (of_phase.by_group() for of_phase in sums)]
+    known = {key: name for key, name in names.items() if any(key in found for found in groups)}
+    return [{"activity": {name: found.get(key, []) for key, name in known.items()}} for found in groups]
+
+
+def _by_arm(daily: list[tuple[int, str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _, arm, n in daily:
+        found[arm] = found.get(arm, 0) + n
+    return found
 
 
 def _plays(low: int, high: int) -> str:
@@ -304,34 +350,44 @@ def _events_by_day(warehouse: "Warehouse", days: int, start_ts: int) -> dict[int
     return {row["day"]: (row["n"], row["last"]) for row in rows}
 
 
-def health_of_run(warehouse: "Warehouse", settings: dict[str, Any], segments: "SegmentRows") -> "list[Check]":
-    """The checks of a recorded run beyond its totals: assignment, users by day and segment, days' events."""
+def health_of_run(
+    warehouse: "Warehouse",
+    settings: dict[str, Any],
+    daily: list[list[tuple[int, str, int]]],
+    segments: "list[dict[str, dict[str, list[Moments]]]]",
+) -> "list[Check]":
+    """The checks of a recorded run beyond its totals: assignment, users by day and segment, days' events.
+
+    `daily` and `segments` are of each phase.
+    """
     from abtest import health
     from abtest.checks import check_sample_ratio
 
     experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
-    by_day: dict[int, dict[str, int]] = {}
-    for day, arm, n in warehouse.daily_exposed(experiment.name):
-        if day <= experiment.days:
-            by_day.setdefault(day, {})[arm] = n
-    exposures = warehouse.sql("SELECT experiment, user, arm FROM exposures ORDER BY ALL")
+    slices, weights = health.slices_of(experiment, daily)
+    exposures = warehouse.sql("SELECT experiment, user, arm, first_ts FROM exposures ORDER BY ALL")
     mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
     users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
     names = np.array([arm.name for arm in experiment.arms])
     counts = {name: int((recorded == name).sum()) for name in names.tolist()}
-    wrong = int((names[experiment.assign(users)] != recorded).sum()) if len(users) else 0
+    given = experiment.assign_at(users, exposures["first_ts"].to_numpy()[mine] - start_ts)
+    wrong = int(((given == OUTSIDE) | (names[given] != recorded)).sum()) if len(users) else 0
     found = []
     if settings.get("n_users"):
-        arms = np.bincount(experiment.assign(np.arange(settings["n_users"])), minlength=len(names))
-        assigned = dict(zip(names.tolist(), arms.tolist(), strict=True))
-        found.append(replace(check_sample_ratio(experiment, assigned), name="sample_ratio_assigned"))
+        last = int(experiment.phase_at(experiment.days * DAY_MS - 1)[0])
+        arms = experiment.assign(np.arange(settings["n_users"]), last)
+        assigned = np.bincount(arms[arms != OUTSIDE], minlength=len(names))
+        counted = dict(zip(names.tolist(), assigned.tolist(), strict=True))
+        check = check_sample_ratio(experiment, counted, phase=last)
+        found.append(replace(check, name="sample_ratio_assigned"))
     found.append(health.check_recorded_arms(counts, wrong))
-    by_segment = {
-        name: {row.arm: row.n for row in of_arms}
-        for of_dimension in segments.values()
-        for name, of_arms in of_dimension.items()
-    }
-    found += health.check_slices(experiment, by_day, by_segment)[: 2 if by_segment else 1]
+    by_segment = {}
+    for i, of_phase in enumerate(segments):
+        suffix = f", phase {i + 1}" if len(segments) > 1 else ""
+        for label, of_arms in ((n, rows) for found_in in of_phase.values() for n, rows in found_in.items()):
+            by_segment[label + suffix] = {row.arm: row.n for row in of_arms}
+            weights[label + suffix] = experiment.weights(i)
+    found += health.check_slices(experiment, slices, by_segment, weights)[: 2 if by_segment else 1]
     rows = _events_by_day(warehouse, experiment.days, start_ts)
     events = {day: n for day, (n, _) in rows.items()}
     found.append(health.check_days(experiment, events, start_ts))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abtest.effects import Effect, MomentsRow, Window, compare_arms, effect_of
-from abtest.estimates import NOBODY, Measured, measure
+from abtest.estimates import NOBODY, measure_phases
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.heterogeneity import cochran_q, lift_variance
@@ -63,21 +63,29 @@ class Segments:
     tests: tuple[SegmentTest, ...] = ()
 
 
-def segments_of(rows: SegmentRows, experiment: Experiment, metrics: Sequence[Metric]) -> Segments:
-    """Goals by segment over all days. `rows` in the order in which they are to be shown."""
+def segments_of(phases: Sequence[SegmentRows], experiment: Experiment, metrics: Sequence[Metric]) -> Segments:
+    """Goals by segment over all days, compared within phases.
+
+    `phases` hold the rows of each phase's users, in the order in which they are to be shown.
+    """
     goals = [metric for metric in metrics if metric.role == "goal"]
+    segments = {
+        dimension: list(dict.fromkeys(name for phase in phases for name in phase.get(dimension, ())))
+        for dimension in dict.fromkeys(dimension for phase in phases for dimension in phase)
+    }
     measured = {
-        (dimension, segment, metric.name): _measured(of_arms, experiment, metric)
-        for dimension, segments in rows.items()
-        for segment, of_arms in ((name, list(found)) for name, found in segments.items())
+        (dimension, segment, metric.name): measure_phases(of_phases, metric)
+        for dimension, names in segments.items()
+        for segment in names
+        for of_phases in [_by_arm(phases, experiment, dimension, segment)]
         for metric in goals
     }
     cells = [
         (dimension, segment, metric, arm.name)
-        for dimension, segments in rows.items()
+        for dimension, names in segments.items()
         for arm in experiment.treatments
         for metric in goals
-        for segment in segments
+        for segment in names
     ]
     p_values = [
         compare_arms(measured[dimension, segment, metric.name], experiment, arm, experiment.alpha).p
@@ -103,9 +111,16 @@ def segments_of(rows: SegmentRows, experiment: Experiment, metrics: Sequence[Met
     return Segments(tuple(effects), tuple(_tests(effects, experiment)))
 
 
-def _measured(rows: Sequence[MomentsRow], experiment: Experiment, metric: Metric) -> Measured:
-    of_arm = {row.arm: Moments(row.n, row.sums, row.products) for row in rows}
-    return measure({arm.name: of_arm.get(arm.name, NOBODY) for arm in experiment.arms}, metric)
+def _by_arm(
+    phases: Sequence[SegmentRows], experiment: Experiment, dimension: str, segment: str
+) -> list[dict[str, Moments]]:
+    """The segment's moments in each phase."""
+    found = []
+    for phase in phases:
+        rows = phase.get(dimension, {}).get(segment, ())
+        of_arm = {row.arm: Moments(row.n, row.sums, row.products) for row in rows}
+        found.append({arm.name: of_arm.get(arm.name, NOBODY) for arm in experiment.arms})
+    return found
 
 
 def _tests(effects: Sequence[SegmentEffect], experiment: Experiment) -> list[SegmentTest]:

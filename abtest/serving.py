@@ -1,9 +1,12 @@
 """What each arm serves on each day: its model as trained by then, and its share of new videos.
 
+Users who are not in the experiment (yet) are served as the control's are. With a new phase more users come
+in; whoever was exposed keeps the arm.
+
 At the midnights of the experiment the arms stay frozen, or go on learning from what was recorded so far: from
-the warm-up and the days of their own users (`own`), or of all users (`pooled`). Both arms have the same seed,
-budget and midnight. With `explore`, a slot of a feed is given to a new video with that chance: models do not
-know it yet, and it would never be shown.
+the warm-up and what their own users did since their exposure (`own`), or from all users (`pooled`). Both arms
+have the same seed, budget and midnight. With `explore`, a slot of a feed is given to a new video with that
+chance: models do not know it yet, and it would never be shown.
 """
 
 from pathlib import Path
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from abtest.arms import ArmFeed
 from abtest.checkpoints import Trained, fit_model
+from abtest.experiment import OUTSIDE, Experiment
 from abtest.settings import Plan
 from warehouse.events import DAY_MS, Kind
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 NEW_BELOW = 100
 """A video is new until it has been shown so often."""
+NEVER = np.iinfo(np.int64).max
 
 
 class Serving:
@@ -45,7 +50,7 @@ class Serving:
         self._ranker = ranker
         self._models = [trained[arm.model] for arm in plan.experiment.arms]
         self._first = self._day = plan.settings.warmup_days
-        self._users_arm = plan.experiment.assign(np.arange(world.n_users))
+        self._phase = 0
         self._service: Service | None = None
         self.trainings: list[dict[str, Any]] = []
 
@@ -62,6 +67,9 @@ class Serving:
             if settings.retrain != "frozen":
                 self._retrain(self._day)
                 self._service = None
+        phase = int(self._plan.experiment.phase_at((day - self._first) * DAY_MS)[0])
+        if phase != self._phase:
+            self._phase, self._service = phase, None
         if self._service is None or settings.explore:
             self._service = self._new_service(day)
         return self._service
@@ -75,17 +83,25 @@ class Serving:
             new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
             feeds = [Exploring(feed, share, new, self._world.seed) for feed in feeds]
         experiment = self._plan.experiment
+        names = [arm.name for arm in experiment.arms]
         return Service(
-            self._world, feeds, self._users_arm, experiment.name, [arm.name for arm in experiment.arms]
+            self._world,
+            [*feeds, feeds[names.index(experiment.control)]],
+            feed_of(experiment, self._phase, self._world.n_users),
+            experiment.name,
+            [*names, None],
         )
 
     def _retrain(self, day: int) -> None:
         settings, world = self._plan.settings, self._world
         log = self._warehouse.interactions(day * DAY_MS)
+        exposed = self._warehouse.sql("SELECT experiment, user, arm, first_ts FROM exposures")
+        exposed = _where(exposed, "experiment", self._plan.experiment.name)
         learned: dict[str, Trained] = {}
         models = []
-        for index, (arm, model) in enumerate(zip(self._plan.experiment.arms, self._models, strict=True)):
-            rows = learned_from(log, settings.retrain, index, self._users_arm, self._first * DAY_MS)
+        for arm, model in zip(self._plan.experiment.arms, self._models, strict=True):
+            own_since = exposed_ts(exposed, arm.name, world.n_users)
+            rows = learned_from(log, settings.retrain, own_since, self._first * DAY_MS)
             data = as_interactions(log.filter(rows), world)
             same = f"{arm.model} {model.key} {data.content_hash()}"
             if same not in learned:
@@ -97,12 +113,27 @@ class Serving:
         self._models = models
 
 
+def feed_of(experiment: Experiment, phase: int, n_users: int) -> NDArray[np.int64]:
+    """Which feed serves each user: the arms', in their order, and the last one for who is not in."""
+    arms = experiment.assign(np.arange(n_users), phase)
+    return np.where(arms == OUTSIDE, len(experiment.arms), arms)
+
+
+def exposed_ts(exposures: "pa.Table", arm: str, n_users: int) -> NDArray[np.int64]:
+    """When each user was first exposed to an arm; NEVER where that has not happened."""
+    found = np.full(n_users, NEVER)
+    mine = _where(exposures, "arm", arm)
+    found[mine["user"].to_numpy()] = mine["first_ts"].to_numpy()
+    return found
+
+
 def learned_from(
-    log: "pa.Table", mode: str, arm: int, arm_of_user: NDArray[np.integer], start_ts: int
+    log: "pa.Table", mode: str, own_since: NDArray[np.int64], start_ts: int
 ) -> NDArray[np.bool_]:
-    """Which interactions an arm learns from: those before the experiment, and its own or everybody's."""
-    mine = arm_of_user[log["user"].to_numpy()] == arm
-    return (log["ts"].to_numpy() < start_ts) | mine | (mode == "pooled")
+    """Which interactions an arm learns from: those before the experiment, and its own users' since their
+    exposure or everybody's."""
+    users, ts = (log[name].to_numpy() for name in ("user", "ts"))
+    return (ts < start_ts) | (ts >= own_since[users]) | (mode == "pooled")
 
 
 def as_interactions(log: "pa.Table", world: "World") -> "Interactions":
@@ -151,6 +182,12 @@ class Exploring:
             free = explores[:, column] & ~(served == item).any(1) & ~(since == item).any(1)
             served[free, column] = drawn[free, column]
         return served, chances
+
+
+def _where(table: "pa.Table", column: str, value: str) -> "pa.Table":
+    import pyarrow.compute as pc
+
+    return table.filter(pc.equal(table[column], value))
 
 
 def _silent(stage: str, fraction: float) -> None:

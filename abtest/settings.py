@@ -1,6 +1,5 @@
 """What `abtest run` can be told, and the checks that come before anything is written."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from abtest.arms import STAGES, parse_arms
 from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import METRICS, Metric, metrics_from, with_method
+from abtest.population import Holdout, Layer, check_disjoint, parse_layer, parse_phases, parse_split
+from abtest.toml_file import NUMBER, TEXT, WHOLE, Kind, read_toml
 
 RETRAIN = ("frozen", "own", "pooled")
 """What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
@@ -44,6 +45,21 @@ class RunSettings:
     workers: int = 1
     executor: str = "local"
     metrics: tuple[Metric, ...] | None = None
+    hashing: str = "blake2b"
+    layer: str = ""
+    beside: str = ""
+    holdout: float = 0.0
+    holdout_salt: str = "global"
+    phases: str | list[dict[str, Any]] = ""
+
+
+KEYS = {
+    field.name: {int: WHOLE, float: NUMBER}.get(type(field.default), TEXT) for field in fields(RunSettings)
+} | {
+    "phases": Kind(list | str, "tables, each under [[phases]], or text such as 1:10,3:100"),
+    "metrics": Kind(list, "tables, each under [[metrics]]"),
+    "method": TEXT,
+}
 
 
 @dataclass(frozen=True)
@@ -63,22 +79,8 @@ def settings_from(path: Path | None, flags: Mapping[str, Any]) -> RunSettings:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The settings that a TOML file names. ValueError where one is unknown or of another type."""
-    known = {field.name: type(getattr(RunSettings(), field.name)) for field in fields(RunSettings)}
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    found = read_toml(path, KEYS)
     metrics = _declared_metrics(found, path)
-    for key, value in found.items():
-        if key not in known:
-            raise ValueError(f"{path}: unknown setting {key!r}; known settings: {', '.join(sorted(known))}")
-        wanted = int if known[key] is int else str
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise ValueError(
-                f"{path}: {key} = {value!r} is not {'a whole number' if wanted is int else 'text'}"
-            )
     return found if metrics is None else {**found, "metrics": metrics}
 
 
@@ -119,7 +121,11 @@ def prepare(settings: RunSettings) -> Plan:
         raise ValueError(f"unknown stage {settings.stage!r}; known stages: {', '.join(STAGES)}")
     specs = parse_arms(settings.arms)
     control = settings.control or specs[0].name
-    weights = _weights(settings.split, len(specs))
+    weights = (
+        parse_split(settings.split, len(specs))
+        if settings.split is not None
+        else [1 / len(specs)] * len(specs)
+    )
     _check_device(settings.device)
     experiment = Experiment(
         name=settings.name,
@@ -130,6 +136,10 @@ def prepare(settings: RunSettings) -> Plan:
         looks=settings.looks,
         sequential=settings.sequential,
         correction=settings.correction,
+        hashing=settings.hashing,
+        layer=_layer(settings),
+        holdout=Holdout(settings.holdout / 100, settings.holdout_salt) if settings.holdout else None,
+        phases=parse_phases(settings.phases, len(specs)),
     )
     log = None
     if settings.log is not None:
@@ -174,22 +184,22 @@ def claim_folder(settings: RunSettings) -> Path:
     return folder
 
 
-def _weights(split: str | None, n_arms: int) -> list[float]:
-    if split is None:
-        return [1 / n_arms] * n_arms
-    try:
-        percents = [float(part) for part in split.split(",")]
-    except ValueError:
-        raise ValueError(f"split {split!r} is not percents with commas between them, e.g. 50,50") from None
-    if len(percents) != n_arms:
-        raise ValueError(
-            f"split {split!r} has {len(percents)} parts for {n_arms} arms; give one percent an arm"
-        )
-    if not (min(percents) > 0 and abs(sum(percents) - 100) <= 1e-9):
-        raise ValueError(
-            f"split {split!r} sums to {sum(percents):g}; positive percents that sum to 100 are allowed"
-        )
-    return [percent / 100 for percent in percents]
+def _layer(settings: RunSettings) -> Layer | None:
+    """The experiment's part of its layer, which those beside it must leave alone."""
+    if not settings.layer:
+        if settings.beside:
+            raise ValueError(
+                f"beside is {settings.beside!r} and no layer is named; name it, layer = 'feed:0-50'"
+            )
+        return None
+    layer = parse_layer(settings.layer)
+    others = [parse_layer(text.strip()) for text in settings.beside.split(",")] if settings.beside else []
+    names = [settings.name, *(other.name for other in others)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"experiment {name!r} is named twice in layer {layer.name!r}; names must differ")
+    check_disjoint(layer, {other.name: other for other in others}, settings.name)
+    return layer
 
 
 def _check_device(device: str) -> None:

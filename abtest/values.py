@@ -23,6 +23,7 @@ from abtest.stats.quantiles import Clustered, bootstrap_quantile, quantile_estim
 from abtest.stats.reference import Reference
 
 SEED = 0
+OVER_PHASES = "caps, quantiles and draws are not measured over several phases, whose users they would pool"
 NO_ADJUSTMENT = "the method does not adjust for the pre-period"
 ENGINES = {"bootstrap": bootstrap_reference, "permutation": permutation_reference}
 
@@ -43,7 +44,9 @@ def measure_values(
         if source is None:
             raise LookupError(f"metric {metric.name!r} needs the values of users, and only moments are given")
         for window in windows:
-            if set(metric.columns) & set(unusable):
+            if len(experiment.phases) > 1:
+                found[metric.name, window] = _absent(experiment, OVER_PHASES)
+            elif set(metric.columns) & set(unusable):
                 found[metric.name, window] = _absent(experiment)
             else:
                 found[metric.name, window] = _measure(source, experiment, metric, window)
@@ -175,6 +178,7 @@ def _like(x: NDArray[np.generic], value: float) -> Any:
     return x.dtype.type(value)
 
 
-def _absent(experiment: Experiment) -> Measured:
+def _absent(experiment: Experiment, reason: str | None = None) -> Measured:
     nothing = {arm.name: Estimate(0, None, None) for arm in experiment.arms}
-    return Measured(nothing, nothing, {}, (), NO_COVARIATES)
+    problems = {} if reason is None else dict.fromkeys(nothing, reason)
+    return Measured(nothing, nothing, {}, (), NO_COVARIATES, problems=problems)

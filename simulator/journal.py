@@ -64,7 +64,12 @@ class Journal:
     """Collects what happens and hands it to `record` in blocks of about `flush_rows` rows."""
 
     def __init__(
-        self, record: Record, *, flush_rows: int, experiment: str | None = None, arm_names: Sequence[str] = ()
+        self,
+        record: Record,
+        *,
+        flush_rows: int,
+        experiment: str | None = None,
+        arm_names: Sequence[str | None] = (),
     ) -> None:
         self._record = record
         self._flush_rows = flush_rows

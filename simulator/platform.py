@@ -39,7 +39,8 @@ class Platform:
 
     assign: called once with all users, returns which of `feeds` serves each. record: called with Arrow tables
     (`simulator.journal.Record`). With `experiment` and `arm_names`, a user's first served request is recorded
-    as an exposure. `users`: whose lives are lived here (all); the rows of others are left alone.
+    as an exposure; an arm without a name (None) serves users who are not in the experiment. `users`: whose
+    lives are lived here (all); the rows of others are left alone.
     `progress(fraction of the run, impressions so far)` is called after each round of answers,
     `at_day_end(day, state)` after each midnight's work. `plays` has the plays of each video on the last day.
 
@@ -61,7 +62,7 @@ class Platform:
         flush_rows: int = 200_000,
         progress: Callable[[float, int], None] | None = None,
         experiment: str | None = None,
-        arm_names: Sequence[str] = (),
+        arm_names: Sequence[str | None] = (),
         at_day_end: Callable[[int, State], None] | None = None,
     ) -> None:
         self.world = world
@@ -76,6 +77,7 @@ class Platform:
         self.memories = [Memory(world.n_users) for _ in self.feeds]
         self.journal = Journal(record, flush_rows=flush_rows, experiment=experiment, arm_names=arm_names)
         self.exposed = np.zeros(world.n_users, np.bool_)
+        self._exposes = np.array([name is not None for name in arm_names] or [True] * len(self.feeds))
         self.plays = np.zeros(world.n_items + 1, np.int64)
         self._plays_today = np.zeros_like(self.plays)
         self._arriving = Arrivals(*(np.zeros(0, np.int64) for _ in Arrivals._fields))
@@ -98,6 +100,19 @@ class Platform:
         env = simpy.Environment(initial_time=self.day * DAY_MS)
         env.run(until=env.process(self._live(env, days)))
         return self.state
+
+    def reassign(self, assign: Callable[[Ids], NDArray[np.integer]]) -> None:
+        """Between two runs: assign anew who was not exposed yet; who was stays in their arm.
+
+        The feed of a new arm begins an open session anew at the next request.
+        """
+        arms = _checked_arms(assign, self.world.n_users, len(self.feeds))
+        arms = np.where(self.exposed, self.arm, arms)
+        moved = np.flatnonzero(arms != self.arm)
+        for arm, users in self._by_arm(moved):
+            self.memories[arm].forget(users)
+        self.sessions.unprepare(moved)
+        self.arm = arms
 
     # -- time
 
@@ -233,7 +248,7 @@ class Platform:
         return [(arm, rows[mine]) for arm in range(len(self.feeds)) if (mine := arms == arm).any()]
 
     def _expose(self, users: Ids, at: Ids) -> None:
-        first = ~self.exposed[users]
+        first = ~self.exposed[users] & self._exposes[self.arm[users]]
         if first.any():
             self.exposed[users[first]] = True
             self.journal.expose(users[first], self.arm[users[first]], at[first])

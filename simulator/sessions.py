@@ -54,6 +54,10 @@ class Sessions:
         """Whether the feed has to `begin` before it can serve them: a new session, or a long one."""
         return self.served[users] >= MEMORY_REQUESTS
 
+    def unprepare(self, users: Ids) -> None:
+        """The feed has to begin again before it can serve them."""
+        self.served[users] = MEMORY_REQUESTS
+
     def prepare(self, users: Ids) -> None:
         """The feed has begun: from here on it is told what was shown since."""
         self.served[users] = 0

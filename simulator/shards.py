@@ -24,13 +24,14 @@ from simulator.world import World
 
 @dataclass(frozen=True)
 class Service:
-    """What all shards of a phase have in common. `arms`: which of the feeds serves each user."""
+    """What all shards of a day have in common. `arms`: which of the feeds serves each user; an arm without a
+    name (None) is of users who are not in the experiment. Whoever was exposed before stays in their arm."""
 
     world: World
     feeds: Sequence[Feed]
     arms: NDArray[np.integer]
     experiment: str | None = None
-    arm_names: Sequence[str] = ()
+    arm_names: Sequence[str | None] = ()
 
 
 class ShardDay(NamedTuple):
@@ -72,10 +73,14 @@ def live_day(
 
     plays: (days, n_items + 1) of all users on each earlier day of the phase, which the feeds learn from.
     """
+
+    def assign(users: Ids) -> NDArray[np.integer]:
+        return service.arms[users]
+
     platform = Platform(
         service.world,
         [copy.copy(feed) if isinstance(feed, InsideFeed) else feed for feed in service.feeds],
-        lambda users: service.arms[users],
+        assign,
         record,
         state=_state(service.world, task),
         start_day=task.day,
@@ -86,6 +91,7 @@ def live_day(
     )
     if task.start is not None and not task.fresh:
         snapshot.restore(platform, task.start)
+        platform.reassign(assign)
     for feed in platform.feeds:
         if isinstance(feed, InsideFeed):
             for night in plays:

@@ -32,7 +32,8 @@ def save(platform: Platform, path: Path) -> None:
     sessions = platform.sessions
     arrays |= {f"sessions.{name}": getattr(sessions, name)[rows] for name in _SESSIONS}
     inside = rows.start + np.flatnonzero(sessions.session[rows] >= 0)
-    arrays |= {"inside": inside, "since": sessions.since[inside], "exposed": platform.exposed[rows]}
+    arrays |= {"inside": inside, "since": sessions.since[inside]}
+    arrays |= {"arm": platform.arm[rows], "exposed": platform.exposed[rows]}
     for arm, memory in enumerate(platform.memories):
         users = memory.users()
         arrays[f"memory.{arm}"] = users
@@ -62,7 +63,7 @@ def restore(platform: Platform, path: Path) -> None:
         getattr(sessions, name)[rows] = arrays[f"sessions.{name}"]
     sessions.since[arrays["inside"]] = arrays["since"]
     sessions.foresee(platform.world, arrays["inside"])
-    platform.exposed[rows] = arrays["exposed"]
+    platform.arm[rows], platform.exposed[rows] = arrays["arm"], arrays["exposed"]
     for arm, memory in enumerate(platform.memories):
         users = arrays[f"memory.{arm}"]
         if len(users):

@@ -31,6 +31,15 @@ class Window(NamedTuple):
     last_day: int
 
 
+class Cohort(NamedTuple):
+    """The users of an experiment whose first exposure lies in [from_ts, until_ts). Every question that takes
+    an experiment's name takes a cohort as well."""
+
+    experiment: str
+    from_ts: int
+    until_ts: int
+
+
 class Activity(StrEnum):
     """How active a user was before an experiment; `new` users did nothing that was counted."""
 
@@ -101,9 +110,13 @@ def ordered_events() -> sa.Select:
 # Who was exposed
 
 
-def analysed(experiment: str) -> sa.Select:
+def analysed(experiment: str | Cohort) -> sa.Select:
     """The users that were seen in exactly one arm: (user, arm, first_ts)."""
     x = EXPOSURES.c
+    if isinstance(experiment, Cohort):
+        _, from_ts, until_ts = experiment
+        first_ts = sa.func.min(x.first_ts)
+        return analysed(experiment.experiment).having(first_ts >= from_ts, first_ts < until_ts)
     return (
         sa.select(x.user, sa.func.min(x.arm).label("arm"), sa.func.min(x.first_ts).label("first_ts"))
         .where(x.experiment == experiment)
@@ -124,7 +137,7 @@ def crossovers(experiment: str) -> sa.Select:
     return sa.select(sa.func.count()).select_from(several.subquery("several"))
 
 
-def exposed_by_day(experiment: str, start_ts: int) -> sa.Select:
+def exposed_by_day(experiment: str | Cohort, start_ts: int) -> sa.Select:
     """How many analysed users were first exposed on each day: (day_ts, arm, n), by day and arm."""
     users = analysed(experiment).subquery("analysed").c
     day_ts = day_of(users.first_ts, start_ts).label("day_ts")
@@ -218,7 +231,7 @@ def before_start(users: sa.FromClause, start_ts: int, pre_days: int, columns: Se
 
 
 def panel_members(
-    experiment: str,
+    experiment: str | Cohort,
     start_ts: int,
     days: int,
     *,

@@ -20,11 +20,11 @@ from warehouse.duck import Duck
 from warehouse.events import DAY_MS, PRE
 from warehouse.opening import open_database
 from warehouse.panel import Ask, Pair
-from warehouse.queries import TOTALS, Cuts, Window
+from warehouse.queries import TOTALS, Cohort, Cuts, Window
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
 from warehouse.sums import LookPair, Moments, PanelSums
 
-__all__ = ["Cuts", "LookPair", "Moments", "PanelSums", "Warehouse", "Window"]
+__all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Warehouse", "Window"]
 
 HASH_BLOCK_ROWS = 262_144
 
@@ -173,14 +173,14 @@ class Warehouse:
 
     # What an experiment did
 
-    def exposed(self, experiment: str) -> dict[str, int]:
+    def exposed(self, experiment: str | Cohort) -> dict[str, int]:
         """Analysed users of each arm: those exposed in exactly one."""
         by_arm: dict[str, int] = {}
         for _, arm, n in self.daily_exposed(experiment):
             by_arm[arm] = by_arm.get(arm, 0) + n
         return dict(sorted(by_arm.items()))
 
-    def daily_exposed(self, experiment: str) -> list[tuple[int, str, int]]:
+    def daily_exposed(self, experiment: str | Cohort) -> list[tuple[int, str, int]]:
         """(day, arm, users first exposed on that day), analysed users only. Day 1 begins at start_ts."""
         start_ts = self._start_ts(experiment)
         rows = self._database.rows(queries.exposed_by_day(experiment, start_ts))
@@ -198,7 +198,11 @@ class Warehouse:
         return self._database.table(queries.totals(experiment, self._start_ts(experiment), checked_window))
 
     def moments(
-        self, experiment: str, windows: Sequence[tuple[int, int]], *, columns: Sequence[str] | None = None
+        self,
+        experiment: str | Cohort,
+        windows: Sequence[tuple[int, int]],
+        *,
+        columns: Sequence[str] | None = None,
     ) -> list[Moments]:
         """Exact sums and sums of products of totals by window and arm, from one pass over the events.
 
@@ -218,7 +222,7 @@ class Warehouse:
 
     def panel(
         self,
-        experiment: str,
+        experiment: str | Cohort,
         days: int,
         *,
         columns: Sequence[str],
@@ -400,8 +404,9 @@ class Warehouse:
         rows = self._database.rows(sa.select(EXPERIMENTS.c.name, EXPERIMENTS.c.settings))
         return {name: json.loads(settings) for name, settings in rows}
 
-    def _start_ts(self, experiment: str) -> int:
-        return self.experiment(experiment)["start_ts"]
+    def _start_ts(self, experiment: str | Cohort) -> int:
+        name = experiment.experiment if isinstance(experiment, Cohort) else experiment
+        return self.experiment(name)["start_ts"]
 
     def _scalar(self, statement: sa.Select) -> Any:
         return self._database.rows(statement)[0][0]

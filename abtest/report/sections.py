@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from abtest.report.design import outside_note, phases_section
 from abtest.report.methods import bayes_section, caps_section, equivalence_section
 from abtest.report.numbers import (
     MISSING,
@@ -68,7 +69,7 @@ def sections(document: Document) -> list[Section]:
     """All parts of the report below its headline, in their order."""
     experiment = document["experiment"]
     treatments = [arm["name"] for arm in experiment["arms"] if arm["role"] == "treatment"]
-    found = [_experiment(document), _checks(document), _rule(document)]
+    found = [_experiment(document), *phases_section(document), _checks(document), _rule(document)]
     for treatment in treatments:
         effects = [e for e in document["effects"] if e["treatment"] == treatment]
         deciding = _deciding_of(effects, experiment["days"])
@@ -109,7 +110,7 @@ def _experiment(document: Document) -> Section:
         f"Experiment {experiment['name']}",
         ("arm", "model", "role", "share", "exposed users"),
         rows,
-        (note,),
+        (note, *outside_note(document)),
         n_text=3,
     )
 

@@ -26,6 +26,11 @@ class Estimate(NamedTuple):
     value: float | None
     variance: float | None
 
+    @property
+    def df(self) -> float:
+        """The degrees of freedom of the variance."""
+        return self.n - 1
+
 
 class Comparison(NamedTuple):
     """Treatment against control. `lift` is the difference over the control's value, as a fraction.
@@ -81,7 +86,7 @@ def compare(control: Estimate, treatment: Estimate, *, alpha: float = 0.05) -> C
     """
     c, t = control.value, treatment.value
     if c is None or t is None:
-        few = min(control.n, treatment.n) < 2
+        few = min(control.df, treatment.df) < 1
         return Comparison(reason=FEW_USERS if few else "the ratio divides by 0 in an arm")
     difference = t - c
     lift = difference / c if c != 0 else None
@@ -110,7 +115,7 @@ def welch_df(control: Estimate, treatment: Estimate) -> float:
     vc, vt = control.variance or 0.0, treatment.variance or 0.0
     assert vc + vt > 0, (control, treatment)
     share = vt / (vc + vt)
-    return 1 / (share**2 / (treatment.n - 1) + (1 - share) ** 2 / (control.n - 1))
+    return 1 / (share**2 / treatment.df + (1 - share) ** 2 / control.df)
 
 
 def fieller(c: float, var_c: float, difference: float, var_t: float, q: float) -> Interval | None:

@@ -2,9 +2,11 @@
 
 from math import ceil, sqrt
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import nctdtr, ndtr, ndtri, stdtrit
 
 POWER = 0.8
+NORMAL_DF = 10_000
+"""From so many degrees of freedom on the noncentral t is taken as normal: powers differ by less than 1e-4."""
 
 
 def detectable_difference(
@@ -33,6 +35,24 @@ def detectable_lift(
         raise ValueError(f"{n_control} and {n_treatment} users; each arm needs 2 or more")
     error = sqrt(variance / n_control + variance / n_treatment)
     return detectable_difference(error, n_control + n_treatment - 2, alpha=alpha, power=power) / mean
+
+
+def power_of_lift(
+    lift: float, mean: float, variance: float, n_control: int, n_treatment: int, *, alpha: float = 0.05
+) -> float:
+    """The power of the two-sided test at a true lift: the noncentral t's, rejections in the wrong direction
+    not counted.
+
+    >>> round(power_of_lift(.1, 10., 25., 400, 400), 3)
+    0.806
+    """
+    _check(mean, variance)
+    if min(n_control, n_treatment) < 2:
+        raise ValueError(f"{n_control} and {n_treatment} users; each arm needs 2 or more")
+    drift = abs(lift) * mean / sqrt(variance / n_control + variance / n_treatment)
+    df = n_control + n_treatment - 2
+    critical = float(stdtrit(df, 1 - alpha / 2))
+    return float(ndtr(drift - critical) if df >= NORMAL_DF else 1 - nctdtr(df, drift, critical))
 
 
 def users_needed(

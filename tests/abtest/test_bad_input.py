@@ -35,6 +35,15 @@ Command = Callable[..., Result]
         (["--retrain-epochs", "1"], ["retrain-epochs is 1", "2 or more"]),
         (["--explore", "101"], ["explore is 101", "0 to 100"]),
         (["--log", "no/such/log"], ["no/such/log"]),
+        (["--layer", "feed:0-50", "--beside", "x:40-60"], ["'x' (40-60)", "overlap in layer 'feed'"]),
+        (["--layer", "feed:50"], ["'feed:50' is not NAME:FROM-TO"]),
+        (["--layer", "feed:50-20"], ["the range 50-20", "ends above its start"]),
+        (["--beside", "x:40-60"], ["no layer is named"]),
+        (["--holdout", "100"], ["the holdout is 100 percent"]),
+        (["--phases", "1:50,2:20"], ["covers 20 percent", "coverage may only grow"]),
+        (["--phases", "1:50,9:100"], ["day 9 of an experiment of 5 days"]),
+        (["--phases", "soon"], ["'soon' is not DAY:PERCENT"]),
+        (["--hashing", "md5"], ["'md5'", "blake2b, growthbook"]),
     ],
 )
 def test_one_sentence_and_exit_code_2(
@@ -61,9 +70,13 @@ def test_a_log_with_a_broken_file_is_refused(tmp_path: Path, abtest: Command) ->
     ("text", "words"),
     [
         ("days = ", ["not valid TOML"]),
-        ("dayz = 3", ["unknown setting 'dayz'"]),
+        ("dayz = 3", ["unknown key 'dayz'"]),
         ("days = 'three'", ["days", "whole number"]),
         ("days = 0", ["days is 0"]),
+        ("[[phases]]\nday = 1\nshare = 3", ["unknown key 'share'"]),
+        ("[[phases]]\nday = 1\nsplit = '50'", ["1 parts for 2 arms"]),
+        ("phases = [3]", ["a phase is 3"]),
+        ("phases = 3", ["phases = 3", "[[phases]]"]),
     ],
 )
 def test_a_broken_configuration_is_refused(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from abtest.experiment import Arm, Experiment, user_hashes
+from abtest.experiment import Arm, Experiment
+from abtest.hashing import user_hashes
 
 TWO = (Arm("comirec"), Arm("recgpt"))
 

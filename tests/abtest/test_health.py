@@ -21,7 +21,7 @@ from abtest.stats.moments import Moments
 
 TWO = Experiment("x", (Arm("a"), Arm("b")), days=3)
 DAY_MS = 86_400_000
-EVEN = {day: {"a": 1000, "b": 1000} for day in (1, 2, 3)}
+EVEN = {f"day {day}": {"a": 1000, "b": 1000} for day in (1, 2, 3)}
 
 
 def named(checks: list[Check]) -> dict[str, Check]:
@@ -29,14 +29,14 @@ def named(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_a_mismatch_on_one_day_fails_by_holm_over_days_and_segments() -> None:
-    days = {**EVEN, 2: {"a": 1150, "b": 1000}}
+    days = {**EVEN, "day 2": {"a": 1150, "b": 1000}}
     segments = {"country FI": {"a": 1500, "b": 1480}, "country SE": {"a": 1650, "b": 1520}}
     found = named(check_slices(TWO, days, segments))
     p = stats.chisquare([1150, 1000], [1075, 1075]).pvalue
     by_day = found["sample_ratio_by_day"]
     assert by_day.p == pytest.approx(5 * p, rel=1e-9)
     assert by_day.status == "ok"  # 5 x .0012 is not below .001
-    days[2] = {"a": 1200, "b": 1000}
+    days["day 2"] = {"a": 1200, "b": 1000}
     found = named(check_slices(TWO, days, segments))
     assert found["sample_ratio_by_day"].status == "failed"
     assert found["sample_ratio_by_day"].detail.startswith("the arms are out of proportion on day 2; ")
@@ -58,7 +58,7 @@ def test_days_and_segments_of_equal_arms_alarm_no_more_often_than_promised() -> 
     for _ in range(2000):
         draws = rng.binomial(300, 0.5, 5)
         counts = [{"a": int(n), "b": 300 - int(n)} for n in draws]
-        checks = check_slices(TWO, dict(enumerate(counts[:3], 1)), {"s": counts[3], "t": counts[4]})
+        checks = check_slices(TWO, dict(zip(EVEN, counts, strict=False)), {"s": counts[3], "t": counts[4]})
         alarms += any(check.status == "failed" for check in checks)
     assert alarms <= 10
 
@@ -74,7 +74,7 @@ def test_arms_that_differed_before_the_start_fail(shift: int, status: str) -> No
     rng = np.random.default_rng(1)
     x, y = rng.poisson(20, 500), rng.poisson(20 + shift, 500)
     before = {"a": Moments.from_arrays(n=x), "b": Moments.from_arrays(n=y)}
-    check = check_pre_period(TWO, before, [Metric("plays", "n")], 14)
+    check = check_pre_period(TWO, [before], [Metric("plays", "n")], 14)
     assert check.status == status
     assert check.p == pytest.approx(stats.ttest_ind(y, x, equal_var=False).pvalue, rel=1e-9)
     assert ("differed before the start in plays of b" in check.detail) == (status == "failed")
@@ -82,7 +82,7 @@ def test_arms_that_differed_before_the_start_fail(shift: int, status: str) -> No
 
 def test_a_pre_period_without_events_is_not_judged() -> None:
     empty = {"a": Moments.from_arrays(n=[0, 0]), "b": Moments.from_arrays(n=[0, 0])}
-    assert check_pre_period(TWO, empty, [Metric("plays", "n")], 14).status == "not_run"
+    assert check_pre_period(TWO, [empty], [Metric("plays", "n")], 14).status == "not_run"
 
 
 def test_a_day_without_events_fails() -> None:

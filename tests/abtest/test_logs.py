@@ -265,6 +265,10 @@ def test_a_holdout_is_in_no_count(abtest: Command, config: str, tmp_path: Path) 
     found = document(abtest("analyze", write(tmp_path / "log.parquet", log), "--config", config, "--json"))
     assert set(found["exposed"]) == {"old", "new"}
     assert checks(found)["sample_ratio"] == "ok"
+    held = set(log["uid"][(log["variant"] == "holdout") & (log["at"] >= START_MS)].tolist())
+    assert found["experiment"]["ignored"] == {"holdout": len(held)}
+    text = abtest("analyze", str(tmp_path / "log.parquet"), "--config", config).stdout
+    assert f"Left out, in no count and no weight: holdout: {len(held)} users." in text
 
 
 def test_an_assignment_file_counts_users_without_events_as_zeros(
@@ -292,6 +296,9 @@ def test_an_assignment_file_counts_users_without_events_as_zeros(
     ("toml", "words"),
     [
         ("nam = 'x'", "unknown key 'nam'"),
+        ("[[phases]]\nweights = { a = 1 }", "needs a start (a date or time) or a day"),
+        ("[[phases]]\nday = 1\ncover = 3", "has other keys than start, day and weights"),
+        ("[[phases]]\nday = 0", "a phase starts on day 0"),
         ("weights = { old = 'much' }", "the weight of 'old' is 'much', no number"),
         ("weights = { old = 1.0, neu = 1.0 }", "the log holds arm 'new', which weights do not name"),
         ("days = 0", "days is 1 or more"),

@@ -157,7 +157,7 @@ def test_a_constant_lift_has_no_trend_though_the_first_day_is_short() -> None:
         for arm, lift in (("a", 1.0), ("b", 1.3)):
             taste = rng.gamma(2, 5, (400, 1))
             rows.append(course(rng.poisson(taste * length * lift), arm))
-        (trend,) = novelty_of([], rows, experiment, [metric]).trends
+        (trend,) = novelty_of([([], rows)], experiment, [metric]).trends
         assert trend.p is not None
         rejected += trend.p < 0.05
     low, high = stats.binom.interval(0.999, n, 0.05)
@@ -167,13 +167,13 @@ def test_a_constant_lift_has_no_trend_though_the_first_day_is_short() -> None:
 def test_what_has_no_trend_says_why() -> None:
     experiment, metric = Experiment("x", (Arm("a"), Arm("b")), days=2), Metric("x", "x", role="goal")
     one_day = [course(np.ones((5, 1), dtype=int), arm) for arm in "ab"]
-    (trend,) = novelty_of([], one_day, experiment, [metric]).trends
+    (trend,) = novelty_of([([], one_day)], experiment, [metric]).trends
     assert (trend.p, trend.slope, trend.reason) == (None, None, "no user can have had two days")
     nothing = [course(np.zeros((5, 2), dtype=int), arm) for arm in "ab"]
-    (trend,) = novelty_of([], nothing, experiment, [metric]).trends
+    (trend,) = novelty_of([([], nothing)], experiment, [metric]).trends
     assert (trend.p, trend.reason) == (None, "the lift of day 1 since exposure has no interval")
     constant = [course(np.full((5, 2), 3), arm) for arm in "ab"]
-    (trend,) = novelty_of([], constant, experiment, [metric]).trends
+    (trend,) = novelty_of([([], constant)], experiment, [metric]).trends
     assert trend.p is None
     assert trend.reason
 

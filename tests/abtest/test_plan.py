@@ -1,6 +1,5 @@
 """Plans against simulated experiments of the planned size, statsmodels, and known answers."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from abtest.plan import Design, designs, parse_lifts, parse_split
-from abtest.stats.planning import looks_inflation, power_at
+from abtest.plan import DESIGNS, Design, lift_ladder, parse_lifts, shares_of, user_ladder
+from abtest.stats.planning import drifts_needed, looks_inflation, power_at_drift
+from abtest.stats.power import detectable_lift, power_of_lift
 from tests.abtest.conftest import Command
 
-HAS_LOOKS = importlib.util.find_spec("abtest.stats.sequential") is not None
 OBF = [2 * stats.norm.sf(z) for z in (4.877, 3.357, 2.680, 2.290, 2.031)]
 POCOCK = [2 * stats.norm.sf(2.413)] * 5
 FIFTHS = [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -41,18 +40,28 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> str:
 MAP = "user=uid,ts=ts,event=kind"
 
 
-def test_power_is_that_of_statsmodels_for_many_users() -> None:
-    solver = TTestIndPower()
-    mde = solver.solve_power(nobs1=5000, alpha=0.01, power=0.8)
-    for share in (0.3, 0.8, 1.0, 1.7):
-        oracle = solver.power(share * mde, 5000, 0.01, alternative="two-sided")
-        assert power_at(share * mde, mde, alpha=0.01) == pytest.approx(oracle, abs=2e-4)
+@pytest.mark.parametrize(("n_control", "n_treatment"), [(20, 20), (900, 100), (5000, 5000), (10**6, 10**4)])
+@pytest.mark.parametrize("alpha", [0.05, 0.002])
+def test_power_and_detectable_lift_are_those_of_statsmodels(
+    n_control: int, n_treatment: int, alpha: float
+) -> None:
+    solver, mean, variance = TTestIndPower(), 3.0, 4.0
+    ratio = n_treatment / n_control
+    size = solver.solve_power(nobs1=n_control, ratio=ratio, alpha=alpha, power=0.8)
+    mde = detectable_lift(mean, variance, n_control, n_treatment, alpha=alpha)
+    assert mde == pytest.approx(size * variance**0.5 / mean, rel=0.02 if n_control == 20 else 1e-3)
+    for share in (0.3, 0.8, 1.0, 1.3):
+        oracle = solver.power(share * size, n_control, alpha / 2, ratio=ratio, alternative="larger")
+        lift = share * size * variance**0.5 / mean
+        found = power_of_lift(lift, mean, variance, n_control, n_treatment, alpha=alpha)
+        assert found == pytest.approx(oracle, abs=2e-4)
 
 
 @pytest.mark.parametrize(("levels", "power_of_fixed"), [(OBF, 0.790), (POCOCK, 0.708)])
 def test_looks_cost_what_is_known_of_five_equal_ones(levels: list[float], power_of_fixed: float) -> None:
     """At the effect that a fixed test finds with .8, O'Brien-Fleming bounds have .790, Pocock's .708."""
-    inflation = looks_inflation(levels, FIFTHS)
+    needed = drifts_needed(levels, FIFTHS)
+    inflation = looks_inflation(needed)
     z = stats.norm.ppf([0.975, 0.8]).sum()
     rng = np.random.default_rng(1)
     paths = (rng.standard_normal((200_000, 5)) * np.sqrt(0.2)).cumsum(axis=1) / np.sqrt(FIFTHS)
@@ -60,12 +69,15 @@ def test_looks_cost_what_is_known_of_five_equal_ones(levels: list[float], power_
     drift = np.sqrt(FIFTHS) * z
     assert (paths + drift > bounds).any(axis=1).mean() == pytest.approx(power_of_fixed, abs=0.004)
     assert (paths + inflation * drift > bounds).any(axis=1).mean() == pytest.approx(0.8, abs=0.01)
+    for share in (0.4, 1.0, 1.5):
+        simulated = (paths + share * drift > bounds).any(axis=1).mean()
+        assert power_at_drift(needed, share * z) == pytest.approx(simulated, abs=0.01)
 
 
 def test_one_look_costs_nothing() -> None:
-    assert looks_inflation([0.05], [1.0]) == pytest.approx(1.0, abs=0.01)
+    assert looks_inflation(drifts_needed([0.05], [1.0])) == pytest.approx(1.0, abs=0.01)
     with pytest.raises(ValueError, match="shares must grow"):
-        looks_inflation([0.01, 0.05], [0.5, 0.5])
+        drifts_needed([0.01, 0.05], [0.5, 0.5])
 
 
 def test_a_plan_from_a_log_without_arms_finds_its_mde_in_simulated_experiments(
@@ -143,10 +155,9 @@ def test_a_run_is_asked_about_the_lifts_of_the_paper(abtest: Command, finished_r
     assert not any(row["is_seen"] for row in small["metrics"])
 
 
-@pytest.mark.skipif(not HAS_LOOKS, reason="sequential designs are not installed")
 def test_daily_looks_cost_a_little_and_always_valid_ones_more(abtest: Command, log: str) -> None:
     mde = {}
-    for design in designs():
+    for design in DESIGNS:
         document = json.loads(abtest("plan", log, "--map", MAP, "--design", design, "--json").stdout)
         mde[design] = next(row for row in document["metrics"] if row["metric"] == "n_view")["mde"]
     assert 1 <= mde["obf"] / mde["fixed"] < 1.06
@@ -163,6 +174,7 @@ def test_daily_looks_cost_a_little_and_always_valid_ones_more(abtest: Command, l
         (["--users", "3"], "users is 3"),
         (["--alpha", "0"], "alpha is 0.0"),
         (["--design", "peek"], "unknown design 'peek'; known: fixed"),
+        (["--plot", "no/such/folder/power.png"], "no/such/folder/power.png"),
     ],
 )
 def test_a_plan_that_cannot_be_is_one_sentence(
@@ -176,6 +188,106 @@ def test_a_plan_that_cannot_be_is_one_sentence(
 
 def test_lifts_and_splits_are_read() -> None:
     assert parse_lifts(["a=b=2%"]) == {"a=b": 0.02}
-    assert parse_split(None) == (0.5, 0.5)
+    assert shares_of(None) == (0.5, 0.5)
     with pytest.raises(ValueError, match="two or more shares above 0"):
         Design(split=(1.0,))
+
+
+@pytest.fixture(scope="module")
+def log_with_past(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """A wide log of 3,000 users: what each bought on a day before the start and on one after it."""
+    rng = np.random.default_rng(5)
+    taste = rng.gamma(4, 5, 3000)
+    before, bought, seen = (rng.poisson(factor * taste) for factor in (1, 1, 3))
+    folder = tmp_path_factory.mktemp("past")
+    start = 1_772_409_600
+    table = {
+        "uid": np.tile(np.arange(3000), 2),
+        "ts": np.repeat([start - 50_000, start + 50_000], 3000),
+        "bought": np.concatenate([before, bought]),
+        "seen": np.concatenate([rng.poisson(3 * taste), seen]),
+    }
+    pq.write_table(pa.table(table), folder / "log.parquet")
+    (folder / "plan.toml").write_text(
+        "start = 2026-03-02\ndays = 1\n[map]\nuser = 'uid'\nts = 'ts'\n"
+        "[[metrics]]\nname = 'bought'\nnumerator = 'bought'\nrole = 'goal'\n"
+        "[[metrics]]\nname = 'rate'\nnumerator = 'bought'\ndenominator = 'seen'\nrole = 'goal'\n"
+        "[[metrics]]\nname = 'views'\nnumerator = 'seen'\nrole = 'guardrail'\nmargin = 0.03\n"
+    )
+    return folder, {"before": before, "bought": bought, "seen": seen}
+
+
+def test_what_the_pre_period_takes_out_is_measured_and_found_in_simulated_experiments(
+    abtest: Command, log_with_past: tuple[Path, dict[str, np.ndarray]]
+) -> None:
+    """1,000 experiments with regression on the past; fails by chance with probability below 1e-6."""
+    folder, users = log_with_past
+    args = ("plan", str(folder / "log.parquet"), "--config", str(folder / "plan.toml"), "--users", "2000")
+    rows = {row["metric"]: row for row in json.loads(abtest(*args, "--json").stdout)["metrics"]}
+    row, x, y = rows["bought"], users["before"], users["bought"]
+    rho = np.corrcoef(x, y)[0, 1]
+    assert row["covariates"] == ["pre_bought"]
+    assert row["rho"] == pytest.approx(rho, rel=1e-3)
+    assert row["variance_reduction"] == pytest.approx(rho**2, rel=1e-3)
+    assert row["mde"] / row["mde_plain"] == pytest.approx((1 - rho**2) ** 0.5, rel=1e-3)
+    assert 0 < rows["rate"]["variance_reduction"] < 0.3
+    rng = np.random.default_rng(6)
+    found = 0
+    for _ in range(1000):
+        drawn = rng.integers(0, 3000, 2000)
+        past, value = x[drawn] - x[drawn].mean(), y[drawn].astype(float)
+        value[1000:] += row["mde"] * y.mean()
+        arm = np.repeat([0.0, 1.0], 1000)
+        within = value - np.where(arm, value[1000:].mean(), value[:1000].mean())
+        theta = (within * past).sum() / (past**2).sum()
+        adjusted = value - theta * past
+        found += stats.ttest_ind(adjusted[1000:], adjusted[:1000], equal_var=False).pvalue < 0.025
+    low, high = stats.binom.ppf([5e-7, 1 - 5e-7], 1000, 0.8)
+    assert low <= found <= high
+    plain = {
+        row["metric"]: row for row in json.loads(abtest(*args, "--no-cuped", "--json").stdout)["metrics"]
+    }
+    assert plain["bought"]["mde"] == plain["bought"]["mde_plain"] == row["mde_plain"]
+
+
+def test_a_guardrail_is_asked_about_its_margin_at_a_level_and_power_of_its_own(
+    abtest: Command, log_with_past: tuple[Path, dict[str, np.ndarray]]
+) -> None:
+    folder, _ = log_with_past
+    args = ("plan", str(folder / "log.parquet"), "--config", str(folder / "plan.toml"), "--json")
+    rows = {row["metric"]: row for row in json.loads(abtest(*args, "--split", "40,30,30").stdout)["metrics"]}
+    views = rows["views"]
+    assert (views["target"], views["target_from"], views["alpha"]) == (0.03, "its margin", 0.05)
+    assert views["power"] == pytest.approx(0.9)  # two treatments with one guardrail each: 1 - .2 / 2
+    assert (rows["bought"]["alpha"], rows["bought"]["power"]) == (0.0125, 0.8)
+
+
+@pytest.mark.parametrize("design", ["fixed", "obf"])
+def test_the_power_curves_pass_through_the_mde_and_the_users_needed(
+    abtest: Command, log: str, design: str
+) -> None:
+    args = ("plan", log, "--map", MAP, "--design", design, "--users", "20000", "--lift", "n_view=1")
+    row = json.loads(abtest(*args, "--json").stdout)["metrics"][1]
+    lifts, powers = zip(*row["power_by_lift"], strict=True)
+    assert list(powers) == sorted(powers)
+    assert np.interp(np.log(row["mde"]), np.log(lifts), powers) == pytest.approx(0.8, abs=0.12)
+    sizes, by_size = zip(*row["power_by_users"], strict=True)
+    assert list(by_size) == sorted(by_size)
+    assert sizes[-1] >= row["users_needed"]
+
+
+def test_the_figure_and_the_blocks_show_the_curves(abtest: Command, log: str, tmp_path: Path) -> None:
+    path = tmp_path / "power.png"
+    result = abtest("plan", log, "--map", MAP, "--lift", "n_view=1", "--plot", str(path))
+    assert result.exit_code == 0, result.output
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "Power at 2,000 users, by true lift" in result.stdout
+    assert "█" in result.stdout
+    assert "No pre-period is known" in " ".join(result.stdout.split())
+
+
+def test_ladders_are_round_and_short() -> None:
+    assert lift_ladder([]) == []
+    assert len(lift_ladder([1e-5, 1.0])) <= 8
+    assert user_ladder([1000]) == [1000]
+    assert user_ladder([1001]) == [1000, 10_000]

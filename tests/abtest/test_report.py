@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import abtest.experiment
 import abtest.growthbook
+import abtest.hashing
 import abtest.looks
+import abtest.plan
+import abtest.population
 import abtest.report.numbers
+import abtest.report.plan
 import abtest.stats.moments
 import abtest.stats.multiplicity
+import abtest.stats.power
+import abtest.stats.strata
 from abtest.analysis import Analysis, analyse, windows
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import METRICS
@@ -140,12 +145,17 @@ def test_both_files_are_written_and_replace_older_ones(analysis: Analysis, tmp_p
 @pytest.mark.parametrize(
     "module",
     [
-        abtest.experiment,
         abtest.growthbook,
+        abtest.hashing,
         abtest.looks,
+        abtest.population,
         abtest.report.numbers,
         abtest.stats.moments,
+        abtest.plan,
+        abtest.report.plan,
         abtest.stats.multiplicity,
+        abtest.stats.power,
+        abtest.stats.strata,
     ],
 )
 def test_examples_in_docstrings_run(module: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from abtest.arms import ArmFeed
-from abtest.serving import Exploring, learned_from
+from abtest.serving import Exploring, exposed_ts, learned_from
 from baselines.base import Interactions
 from baselines.poprec import PopRec
 
@@ -33,12 +33,13 @@ SIZES = [
 ]
 
 
-def test_own_data_is_the_warm_up_of_all_and_later_days_of_own_users() -> None:
+def test_own_data_is_the_warm_up_of_all_and_what_own_users_did_since_their_exposure() -> None:
     log = pa.table({"user": [0, 1, 2, 0, 1, 2], "ts": [5, 6, 7, 10, 11, 12]})
-    arm_of_user = np.array([0, 1, 0])
-    own = [learned_from(log, "own", arm, arm_of_user, 10).tolist() for arm in (0, 1)]
-    assert own == [[True, True, True, True, False, True], [True, True, True, False, True, False]]
-    assert learned_from(log, "pooled", 1, arm_of_user, 10).all()
+    exposures = pa.table({"user": [0, 1, 2], "arm": ["a", "b", "a"], "first_ts": [10, 11, 13]})
+    a, b = (exposed_ts(exposures, arm, 3) for arm in "ab")
+    own = [learned_from(log, "own", since, 10).tolist() for since in (a, b)]
+    assert own == [[True, True, True, True, False, False], [True, True, True, False, True, False]]
+    assert learned_from(log, "pooled", b, 10).all()
 
 
 @pytest.fixture(scope="module")

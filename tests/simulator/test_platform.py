@@ -241,6 +241,60 @@ def test_nobody_is_exposed_outside_an_experiment(day: Record) -> None:
     assert len(day.table("exposures")) == 0
 
 
+class Noting(RandomPolicy):
+    """Notes whom it serves."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.served: list[int] = []
+
+    def serve(self, users: np.ndarray, *rest: Any) -> Any:
+        self.served += users.tolist()
+        return super().serve(users, *rest)
+
+
+@pytest.mark.parametrize("tick_s", [3_600, 86_400])
+def test_new_users_come_in_between_two_runs_and_who_was_exposed_stays(small: World, tick_s: float) -> None:
+    """Day 1: even users are in arm 0, the others outside; from day 2 on, whoever is new comes into arm 1."""
+    feeds, record = [Noting(small) for _ in range(3)], Record()
+    platform = Platform(
+        small,
+        feeds,
+        lambda users: np.where(users % 2 == 0, 0, 2),
+        record,
+        experiment="ramp",
+        arm_names=["a", "b", None],
+        tick_s=tick_s,
+    )
+    platform.run(1)
+    first = set(feeds[0].served)
+    assert first
+    assert feeds[2].served
+    assert not feeds[1].served
+    n_outside = len(feeds[2].served)
+    platform.reassign(lambda users: np.ones(len(users), np.int64))
+    platform.run(1)
+    exposures = record.table("exposures").to_pydict()
+    arms = dict(zip(exposures["user"], exposures["arm"], strict=True))
+    assert {user for user, arm in arms.items() if arm == "a"} == first == set(feeds[0].served)
+    assert {user for user, arm in arms.items() if arm == "b"} == set(feeds[1].served)
+    assert len(feeds[2].served) == n_outside
+    late = [ts for ts, arm in zip(exposures["first_ts"], exposures["arm"], strict=True) if arm == "b"]
+    assert min(late) >= DAY_MS
+
+
+def test_assigning_everybody_as_before_changes_nothing(small: World) -> None:
+    def feeds() -> list[Any]:
+        return [RandomPolicy(small) for _ in range(3)]
+
+    names, record = ["even", "odd", None], Record()
+    platform = Platform(small, feeds(), halves, record, experiment="test", arm_names=names)
+    for _ in range(2):
+        platform.reassign(halves)
+        platform.run(1)
+    assert same(record, lived(small, 2, feeds, experiment="test", arm_names=names))
+
+
 def test_an_experiment_needs_a_name_for_every_feed(small: World) -> None:
     with pytest.raises(ValueError, match="2 feeds but 1 arm names"):
         lived(

@@ -21,6 +21,21 @@ def assigned(log: LogTables, span: Span) -> sa.Select:
     return _per_user(log, a, user, first, [user.is_not(None), first < span.end_ts, *log.usable])
 
 
+def ignored(log: LogTables, span: Span) -> sa.Select:
+    """(arm, users) of the arms that are left out."""
+    source, user, inside = log.events, log.user, log.inside(span)
+    if log.assignment is not None:
+        source = log.assignment
+        user, inside = source.c[log.mapping.assignment_user or log.mapping.user], []
+    return (
+        sa.select(log.arm, sa.func.count(user.distinct()))
+        .select_from(source)
+        .where(log.arm.in_(log.ignored_arms), *inside)
+        .group_by(log.arm)
+        .order_by(log.arm)
+    )
+
+
 def exposed(log: LogTables, span: Span) -> sa.Select:
     """As `assigned`, from a user's first exposure on: the first event of the declared kind, if one is."""
     users = assigned(log, span)
@@ -35,6 +50,7 @@ def exposed(log: LogTables, span: Span) -> sa.Select:
         .join_from(log.events, u, log.user == u.c.user)
         .where(log.kind == log.exposure_event, log.ts >= u.c.first_ts, log.ts < span.end_ts)
         .group_by(u.c.user)
+        .having(*([] if log.knows_assignment_ts else log.drawn(first)))
     )
 
 
@@ -83,10 +99,12 @@ def _per_user(
         .subquery("assignments")
         .c
     )
-    return sa.select(
+    users = sa.select(
         rows.user,
         sa.func.min(rows.arm).label("arm"),
         sa.func.max(rows.arm).label("other_arm"),
         sa.func.min(rows.ts).label("first_ts"),
         *(sa.func.min(rows[name]).label(name) for name in log.segments),
-    ).group_by(rows.user)
+    )
+    drawn = log.drawn(sa.func.min(rows.ts)) if log.knows_assignment_ts else []
+    return users.group_by(rows.user).having(*drawn)

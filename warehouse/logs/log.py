@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import frexp
@@ -30,6 +31,8 @@ GRID_BITS = (53, 48, 40, 32)
 double's own precision, the others are for sums of squares that would not fit 127 bits."""
 MOST_SEGMENT_VALUES = 1000
 EXPOSED = "panel_exposed"
+Drawn = tuple[int, int] | None
+"""Between which moments users got their arm, where they are those of a phase."""
 
 __all__ = ["EventLog", "Extent", "Span", "UserCounts", "ValueCounts"]
 
@@ -88,7 +91,7 @@ class EventLog:
         self._tables = tables
         self._extent: Extent | None = None
         self._magnitudes: dict[str, float] = {}
-        self._exposures: dict[Span, sa.FromClause] = {}
+        self._exposures: dict[tuple[Span, Drawn], sa.FromClause] = {}
         self._kept = ExitStack()
         self.name = database.name
 
@@ -170,6 +173,18 @@ class EventLog:
         """The kind of event at which a user is exposed, where one was declared."""
         return self._tables.exposure_event
 
+    def of_phase(self, from_ts: int, until_ts: int) -> "EventLog":
+        """The same log, in which only users who got their arm in [from_ts, until_ts) are in the experiment:
+        at the assignment where its time is known, else at the first exposure."""
+        view = copy(self)
+        view._tables = replace(self._tables, drawn_between=(from_ts, until_ts))
+        return view
+
+    @property
+    def knows_draws(self) -> bool:
+        """Whether it is known when users got their arm, or at least when they were exposed."""
+        return self.has_times and (self.exposure_event is not None or self._tables.knows_assignment_ts)
+
     # What the log holds
 
     def total(self, name: str, declared: Mapping[str, Total]) -> Total:
@@ -236,6 +251,12 @@ class EventLog:
     def exposed(self, span: Span) -> UserCounts:
         """Users by day of their first exposure: those that are analysed."""
         return self._users(self._exposed(span), span)
+
+    def ignored(self, span: Span) -> dict[str, int]:
+        """Users of each ignored arm, such as a holdout: they are in no other count."""
+        if not self._tables.ignored_arms:
+            return {}
+        return {arm: int(n) for arm, n in self._database.rows(exposure.ignored(self._tables, span))}
 
     def segments(self, span: Span) -> dict[str, dict[str, dict[str, int]]]:
         """Exposed users by segment column, value ("" for none) and arm."""
@@ -413,11 +434,12 @@ class EventLog:
 
     def _exposed(self, span: Span) -> sa.FromClause:
         """The exposed users, found once for all that is asked about them."""
-        if span not in self._exposures:
+        key = span, self._tables.drawn_between
+        if key not in self._exposures:
             name = f"{EXPOSED}_{len(self._exposures)}"
             statement = exposure.exposed(self._tables, span)
-            self._exposures[span] = self._kept.enter_context(self._database.kept(name, statement))
-        return self._exposures[span]
+            self._exposures[key] = self._kept.enter_context(self._database.kept(name, statement))
+        return self._exposures[key]
 
     def _users(self, users: sa.FromClause, span: Span) -> UserCounts:
         by_day: dict[tuple[int, str], int] = {}
@@ -498,10 +520,17 @@ class EventLog:
         log = self._tables
         first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
         lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
+        lacks_users = log.drawn_between is not None
         members = panel.members(log, span, ask, self._exposed(span), past, pre_days, exponents)
         with self._database.kept(MEMBERS, members) as who:
             days = panel.days(
-                log, span, ask, totals, who, exponents, counts_from_start=not (first_counts or lacks_arms)
+                log,
+                span,
+                ask,
+                totals,
+                who,
+                exponents,
+                counts_from_start=not (first_counts or lacks_arms or lacks_users),
             )
             with self._database.kept(DAYS, days) as of_days:
                 yield who, of_days
@@ -514,6 +543,7 @@ class EventLog:
             span.days == 1
             and not self.has_assignment
             and not exposed.crossed
+            and self._tables.drawn_between is None
             and n_users == extent.rows - extent.without_user
         )
 

@@ -27,6 +27,8 @@ class LogTables:
     exposure_event: str | None = None
     assignment_ts_form: str | None = None
     ids_as_text: bool = False
+    drawn_between: tuple[int, int] | None = None
+    """Only users who got their arm in [from_ts, until_ts): those of a phase."""
 
     @property
     def ts(self) -> sa.ColumnElement[int]:
@@ -55,6 +57,18 @@ class LogTables:
         if self.assignment is None or self.assignment_ts_form is None or self.mapping.assignment_ts is None:
             return sa.literal(0, sa.BigInteger)
         return EpochMs(self.assignment.c[self.mapping.assignment_ts], self.assignment_ts_form)
+
+    @property
+    def knows_assignment_ts(self) -> bool:
+        """Whether the moment is known at which a user got their arm; else it is that of the exposure."""
+        return self.assignment is None or self.assignment_ts_form is not None
+
+    def drawn(self, ts: sa.ColumnElement) -> list[sa.ColumnElement[bool]]:
+        """What holds of the moments at which the users of the phase got their arm."""
+        if self.drawn_between is None:
+            return []
+        from_ts, until_ts = self.drawn_between
+        return [ts >= from_ts, ts < until_ts]
 
     @property
     def segments(self) -> list[str]:

@@ -1,6 +1,7 @@
 """One suite for every place in which a log can lie: the same answers as a loop over its rows in Python."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -234,3 +235,57 @@ def test_users_of_an_ignored_arm_are_in_no_count(put: Put) -> None:
     with EventLog.open(where.places, MAPPING, table=where.table, ignored_arms=[NEW], threads=1) as log:
         users = log.exposed(SPAN)
         assert set(log.arms()) == set(users.by_arm()) == {OLD}
+        inside = [row for row in rows if START_TS <= ms(row) < SPAN.end_ts and row["variant"] == NEW]
+        assert log.ignored(SPAN) == {NEW: len({row["uid"] for row in inside})}
+
+
+def test_a_phase_holds_the_users_who_got_their_arm_in_it(put: Put) -> None:
+    rows, cut = random_rows(9, 500, 100), START_TS + DAY_MS // 2
+    where = put(rows, None)
+    exposed = exposures(rows)
+    late = {user: found for user, found in exposed.items() if found[1] >= cut}
+    assert 20 < len(late) < len(exposed) - 20
+    with EventLog.open(where.places, MAPPING, table=where.table, threads=1) as log:
+        early = log.of_phase(START_TS, cut).exposed(SPAN)
+        view = log.of_phase(cut, SPAN.end_ts)
+        users, everyone = view.exposed(SPAN), log.exposed(SPAN)
+        assert early.crossed + users.crossed == everyone.crossed > 0
+        assert early.by_day.keys() <= {(1, OLD), (1, NEW)}
+        check_moments(in_rows(view.moments(SPAN, WINDOWS, TOTALS, PAIRS, users)), rows, late, view)
+
+
+@pytest.mark.parametrize("exposure_event", [None, "view"])
+def test_the_phase_is_that_of_the_assignment_where_its_time_is_known(
+    put: Put, exposure_event: str | None
+) -> None:
+    """Who was assigned in the first phase and came in the second got the arm by the first one's weights."""
+    rows, cut = random_rows(10), START_TS + DAY_MS
+    users = sorted({row["uid"] for row in rows})
+    assigned: list[Row] = [
+        {
+            "uid": user,
+            "variant": [OLD, NEW][i % 2],
+            "at": START + timedelta(minutes=1000 * (i % 3)),
+            "country": "FI",
+        }
+        for i, user in enumerate(users)
+    ]
+    where = put(rows, assigned)
+    with EventLog.open(
+        where.places,
+        MAPPING,
+        table=where.table,
+        assignment=where.assignment,
+        exposure_event=exposure_event,
+        threads=1,
+    ) as log:
+        early, late, everyone = (
+            view.exposed(SPAN) for view in (log.of_phase(START_TS, cut), log.of_phase(cut, SPAN.end_ts), log)
+        )
+        assert log.knows_draws
+    before = {row["uid"] for row in assigned if ms(row) < cut}
+    assert sum(early.by_arm().values()) + sum(late.by_arm().values()) == sum(everyone.by_arm().values())
+    if exposure_event is None:
+        assert sum(early.by_arm().values()) == len(before)
+    else:
+        assert max(day for day, _ in early.by_day) > 1
