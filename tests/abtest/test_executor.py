@@ -10,7 +10,8 @@ from click.testing import Result
 Command = Callable[..., Result]
 
 ARMS = "a=baselines.poprec:PopRec,b=baselines.poprec:PopRec"
-SIZES = ["--users", "80", "--warmup-days", "1", "--days", "1", "--stage", "feed", "--threads", "1", "--quiet"]
+SIZES = ["--users", "80", "--warmup-days", "1", "--days", "2", "--stage", "feed", "--threads", "1", "--quiet"]
+SIZES += ["--phases", "1:40,2:100", "--holdout", "10"]
 
 
 def event_hash(abtest: Command, folder: Path, *flags: str) -> str:
