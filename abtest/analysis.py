@@ -3,10 +3,10 @@
 `Analysis.document()` is report.json: the one document from which every report is made.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abtest.checks import Check, run_checks
 from abtest.effects import (
@@ -23,9 +23,9 @@ from abtest.effects import (
 )
 from abtest.experiment import Experiment
 from abtest.health import failed_first
-from abtest.looks import PairRow, pairs_of
+from abtest.looks import PairRow, looks_at, pairs_of
 from abtest.metrics import METRICS, Metric, by_moments
-from abtest.novelty import Novelty, novelty_of
+from abtest.novelty import Novelty, novelty_of, trend_days
 from abtest.report.details import (
     bayes_document,
     capping_document,
@@ -38,6 +38,10 @@ from abtest.segments import SegmentRows, Segments, segments_of
 from abtest.sources import Source
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
+
+if TYPE_CHECKING:
+    from warehouse.sums import Moments as SummedMoments
+    from warehouse.sums import PanelSums
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
 
@@ -110,6 +114,29 @@ class Analysis:
             "versions": dict(self.versions),
             "timings": dict(self.timings),
         }
+
+
+def rows_of_phases(
+    sums: "Sequence[PanelSums]",
+    exposed: Sequence[Mapping[str, int]],
+    segments: Sequence[SegmentRows],
+    experiment: Experiment,
+    filled: "Callable[[list[SummedMoments]], list[SummedMoments]]" = list,
+) -> list[PhaseRows]:
+    """All that follows from each phase's sums. `filled` adds to moments what could not be summed."""
+    since = [filled(found.since_exposure()) if experiment.days > 1 else [] for found in sums]
+    n_days = trend_days(row for of_phase in since for row in of_phase)
+    return [
+        PhaseRows(
+            filled(found.moments(windows(experiment.days))),
+            of_arms,
+            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
+            of_segments,
+            of_days,
+            found.courses(n_days) if of_days else [],
+        )
+        for found, of_arms, of_segments, of_days in zip(sums, exposed, segments, since, strict=True)
+    ]
 
 
 def analyse(

@@ -4,7 +4,7 @@ The events stay where they are: the database computes counts and moments, and th
 follows. What is not declared is read off the log: its arms, the first and last day, the metrics.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -204,10 +204,8 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
 
     Where the database cannot sum exactly there are only moments.
     """
-    from abtest.analysis import PhaseRows, windows
+    from abtest.analysis import PhaseRows, rows_of_phases, windows
     from abtest.checks import Check
-    from abtest.looks import looks_at
-    from abtest.novelty import trend_days
 
     experiment = study.experiment
     try:
@@ -224,23 +222,12 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
         rows = [PhaseRows(usable_moments(log, study, days, of), of.by_arm()) for log, of in phases]
         return rows, [Check("exact_sums", "not_run", None, reason)]
 
-    def filled(rows: Iterable["Moments"]) -> list["Moments"]:
+    def filled(rows: list["Moments"]) -> list["Moments"]:
         return [_filled(row, study) for row in rows]
 
-    since = [filled(found.since_exposure()) if experiment.days > 1 else [] for found in sums]
-    n_days = trend_days(row for of_phase in since for row in of_phase)
     segments = _segments(sums, study, phases[0][0].mapping.segments)
-    return [
-        PhaseRows(
-            filled(found.moments(windows(experiment.days))),
-            exposed.by_arm(),
-            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
-            of_segments,
-            of_days,
-            found.courses(n_days) if of_days else [],
-        )
-        for found, (_, exposed), of_segments, of_days in zip(sums, phases, segments, since, strict=True)
-    ], []
+    counts = [exposed.by_arm() for _, exposed in phases]
+    return rows_of_phases(sums, counts, segments, experiment, filled), []
 
 
 def _segments(

@@ -214,10 +214,8 @@ def analyse_warehouse(
     Where the events end before the last full day it is an interim analysis of the days that are over.
     `metrics`: those declared for the run where None.
     """
-    from abtest.analysis import PhaseRows, analyse_phases, windows
-    from abtest.looks import looks_at
+    from abtest.analysis import analyse_phases, rows_of_phases
     from abtest.metrics import by_moments
-    from abtest.novelty import trend_days
     from abtest.sources import RunSource
 
     recorded = warehouse.experiment(name)
@@ -234,22 +232,9 @@ def analyse_warehouse(
         [row for row in warehouse.daily_exposed(cohort) if row[0] <= experiment.days] for cohort in cohorts
     ]
     segments = _activity(sums, cuts) if cuts else [{} for _ in sums]
-    since = [found.since_exposure() if experiment.days > 1 else [] for found in sums]
-    n_days = trend_days(row for of_phase in since for row in of_phase)
-    phases = [
-        PhaseRows(
-            found.moments(windows(experiment.days)),
-            _by_arm(exposed),
-            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
-            of_segments,
-            of_days,
-            found.courses(n_days) if of_days else [],
-        )
-        for found, exposed, of_segments, of_days in zip(sums, daily, segments, since, strict=True)
-    ]
     return analyse_phases(
         settings,
-        phases,
+        rows_of_phases(sums, [_by_arm(exposed) for exposed in daily], segments, experiment),
         crossovers=warehouse.crossovers(name),
         metrics=metrics,
         more_checks=health_of_run(warehouse, settings, daily, segments),

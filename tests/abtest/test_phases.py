@@ -16,12 +16,15 @@ from abtest.effects import goals_tested, measure_all, totals_of
 from abtest.experiment import OUTSIDE, Arm, Experiment
 from abtest.looks import pairs_of
 from abtest.metrics import Metric
+from abtest.novelty import novelty_of
 from abtest.population import Phase
+from abtest.segments import segments_of
 from abtest.stats.means import Estimate
 from abtest.stats.strata import combined
 from tests.abtest.conftest import Command
 from tests.abtest.test_analysis import around, rows
 from tests.abtest.test_looks import DAYS, PLAYS, RATE, population, rows_of, split
+from tests.abtest.test_novelty import course
 from warehouse.events import DAY_MS
 
 ARMS = (Arm("a"), Arm("b"))
@@ -92,6 +95,44 @@ def test_the_sample_ratio_is_tested_by_phase() -> None:
     assert checks["sample_ratio"].status == "failed"
     assert "phase 2: the arms do not hold" in checks["sample_ratio"].detail
     assert "(fails below 0.0005)" in checks["sample_ratio"].detail
+
+
+def test_segments_and_days_since_exposure_are_compared_within_phases() -> None:
+    """The same paradox as of all users, in one segment and on each day."""
+    phases = [{"a": around(40, 900), "b": around(41, 100)}, {"a": around(10, 500), "b": around(11, 500)}]
+    experiment = Experiment("x", ARMS, days=2, phases=TWO_PHASES)
+    given = [rows({arm: {"n_play": users} for arm, users in arms.items()}, 2) for arms in phases]
+    all_days = [[row for row in found if row.window == (1, 2)] for found in given]
+    (segment,) = segments_of([{"country": {"FI": found}} for found in all_days], experiment, [ONE]).effects
+    assert segment.effect.difference == pytest.approx(1, rel=1e-12)
+    effects = novelty_of([(found, ()) for found in given], experiment, [ONE]).effects
+    assert {effect.window for effect in effects} >= {(1, 1), (1, 2)}
+    (days,) = (effect for effect in effects if effect.window == (1, 2))
+    assert days.difference == pytest.approx(1, rel=1e-12)
+
+
+def test_a_trend_over_phases_weighs_slopes_and_variances_by_the_shares_of_users() -> None:
+    rng = np.random.default_rng(4)
+    sizes = {("a", 0): 900, ("b", 0): 100, ("a", 1): 500, ("b", 1): 600}
+    drawn = {
+        (arm, i): rng.poisson((30 - 20 * i) * (1.0 if arm == "a" else np.array([1.3, 1.2, 1.1])), (n, 3))
+        for (arm, i), n in sizes.items()
+    }
+    phases = [([], [course(drawn[arm, i], arm) for arm in "ab"]) for i in (0, 1)]
+    experiment = Experiment("x", ARMS, days=3, phases=TWO_PHASES)
+    (trend,) = novelty_of(phases, experiment, [Metric("x", "x", role="goal")]).trends
+    shares = [1000 / 2100, 1100 / 2100]
+    c, t = (sum(shares[i] * drawn[arm, i].mean(axis=0) for i in (0, 1)) for arm in "ab")
+    weights = np.array([-0.5, 0, 0.5])
+    assert trend.slope == pytest.approx(weights @ (t / c), rel=1e-9)
+    variance = sum(
+        shares[i] ** 2 * (drawn[arm, i] @ of_arm).var(ddof=1) / sizes[arm, i]
+        for i in (0, 1)
+        for arm, of_arm in (("a", weights * t / c**2), ("b", weights / c))
+    )
+    low, high = trend.slope_ci or (0.0, 0.0)
+    assert (high - low) / 2 / variance**0.5 == pytest.approx(1.97, abs=0.02)
+    assert (trend.n_control, trend.n_treatment) == (1400, 700)
 
 
 @pytest.mark.parametrize("metric", [PLAYS, RATE])
@@ -218,6 +259,38 @@ def test_a_log_is_compared_within_declared_phases(abtest: Command, ramp: dict[st
     checks = {check["name"]: check for check in document["checks"]}
     assert checks["pre_period"]["status"] == checks["sample_ratio_by_day"]["status"] == "ok"
     assert "of 4" in checks["sample_ratio_by_day"]["detail"]  # day 2 is in both phases
+
+
+def test_views_of_a_log_are_those_of_its_phases(abtest: Command, ramp: dict[str, Any]) -> None:
+    """A segment of all users has the effect of all users, and so have all days since exposure."""
+    config = str(ramp["folder"] / "phases.toml")
+    options = ("--config", config, "--segments", "kind", "--json")
+    document = json.loads(abtest("analyze", str(ramp["folder"] / "log.parquet"), *options).stdout)
+    (effect,) = (e for e in document["effects"] if e["window"] == {"from": 1, "to": 4})
+    (segment,) = document["segments"]
+    for key in ("difference", "p", "n_control", "n_treatment"):
+        assert segment[key] == effect[key]
+    by_window = {(e["window"]["from"], e["window"]["to"]): e for e in document["since_exposure"]["effects"]}
+    assert by_window[1, 1]["n_control"] == effect["n_control"]
+    assert by_window[1, 1]["difference"] > 0
+    (test,) = document["sequential"]
+    assert test["correlation"] == "estimated"
+
+
+def test_an_interim_analysis_may_come_before_the_later_phases(
+    abtest: Command, ramp: dict[str, Any], tmp_path: Path
+) -> None:
+    log = pq.read_table(ramp["folder"] / "log.parquet")
+    pq.write_table(log.filter(np.array(log["ms"]) < LOG_START + DAY_MS), tmp_path / "log.parquet")
+    options = ("--config", str(ramp["folder"] / "phases.toml"), "--json")
+    result = abtest("analyze", str(tmp_path / "log.parquet"), *options)
+    document = json.loads(result.stdout)
+    assert result.exit_code == 0, document["checks"]
+    assert (document["experiment"]["days"], document["experiment"]["planned_days"]) == (1, 4)
+    first, later = document["exposed_by_phase"]
+    assert sum(first.values()) == sum(document["exposed"].values()) > 900
+    assert sum(later.values()) == 0
+    assert document["effects"][0]["p"] is not None
 
 
 def test_a_recorded_run_with_a_layer_a_holdout_and_a_ramp(run_small: Command, tmp_path: Path) -> None:

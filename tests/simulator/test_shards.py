@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from simulator import snapshot
+from simulator.feed import Feed
 from simulator.platform import Platform
 from simulator.policies import LoggingPolicy, RandomPolicy
 from simulator.shards import Partitions, Service, ShardDay, live_day, shards
@@ -27,12 +28,15 @@ def service(world: World) -> Service:
     return Service(world, feeds, np.arange(world.n_users) % 2, "test", ["even", "odd"])
 
 
-def lived(service: Service, n_shards: int, folder: Path) -> dict[str, pa.Table]:
-    """Events, exposures and propensities of some days, read from partitions."""
+def lived(service: Service, n_shards: int, folder: Path, later: Service | None = None) -> dict[str, pa.Table]:
+    """Events, exposures and propensities of some days, read from partitions; `later` is that of other days
+    than the first."""
     plays = np.zeros((0, service.world.n_items + 1), np.int64)
     before: list[Path | None] = [None] * n_shards
     found: dict[str, list[pa.Table]] = {}
     for day in range(DAYS):
+        if day and later is not None:
+            service = later
         ends = [folder / f"{day}-{i}" for i in range(n_shards)]
         done = []
         for i, users in enumerate(shards(service.world.n_users, n_shards)):
@@ -43,11 +47,12 @@ def lived(service: Service, n_shards: int, folder: Path) -> dict[str, pa.Table]:
                     found.setdefault(name, []).append(table)
         plays = np.vstack([plays, sum(shard.plays for shard in done)])
         before = list(ends)
-    order = {"events": ("ts", *EVENT_KEY), "exposures": ("user",)}
-    return {
-        name: pa.concat_tables(tables).sort_by([(key, "ascending") for key in order.get(name, EVENT_KEY[:4])])
-        for name, tables in found.items()
-    }
+    return {name: ordered(name, tables) for name, tables in found.items()}
+
+
+def ordered(name: str, tables: list[pa.Table]) -> pa.Table:
+    keys = {"events": ("ts", *EVENT_KEY), "exposures": ("user",)}.get(name, EVENT_KEY[:4])
+    return pa.concat_tables(tables).sort_by([(key, "ascending") for key in keys])
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +77,41 @@ def test_days_from_snapshots_are_days_in_one_go(service: Service, whole: dict[st
 
     feeds = [LoggingPolicy(service.world), RandomPolicy(service.world)]
     Platform(service.world, feeds, lambda users: users % 2, record).run(DAYS)
-    at_once = pa.concat_tables(events).sort_by([(key, "ascending") for key in ("ts", *EVENT_KEY)])
-    assert at_once.equals(whole["events"])
+    assert ordered("events", events).equals(whole["events"])
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_users_come_in_with_a_new_day_in_any_number_of_shards(
+    world: World, n_shards: int, tmp_path: Path
+) -> None:
+    """As in one platform that assigns anew: who was exposed on the first day keeps the arm."""
+    users, names = np.arange(world.n_users), ["even", "odd", None]
+    arms = [np.where(users % 5 == 0, users % 2, 2), (users + 1) % 2]
+    found: dict[str, list[pa.Table]] = {}
+
+    def record(**tables: pa.Table) -> None:
+        for name, table in tables.items():
+            found.setdefault(name, []).append(table)
+
+    def feeds() -> list[Feed]:
+        return [LoggingPolicy(world), RandomPolicy(world), RandomPolicy(world)]
+
+    platform = Platform(
+        world, feeds(), lambda users: arms[0][users], record, experiment="ramp", arm_names=names
+    )
+    platform.run(1)
+    inside = np.flatnonzero((platform.sessions.session >= 0) & ~platform.exposed)
+    platform.reassign(lambda users: arms[1][users])
+    platform.run(1)
+    assert len(inside), "somebody comes in within a session"
+    days = [Service(world, feeds(), of_day, "ramp", names) for of_day in arms]
+    parts = lived(days[0], n_shards, tmp_path, days[1])
+    for name in ("events", "exposures"):
+        assert parts[name].equals(ordered(name, found[name])), name
+    kept = dict(zip(*(parts["exposures"][name].to_pylist() for name in ("user", "arm")), strict=True))
+    early = [user for user in kept if user % 5 == 0 and names[arms[0][user]] == kept[user]]
+    assert early
+    assert len(early) < len(kept)
 
 
 def test_a_snapshot_holds_sessions_that_cross_midnight(world: World, tmp_path: Path) -> None:
