@@ -10,6 +10,8 @@ from abtest.arms import STAGES, parse_arms
 from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import METRICS, Metric, metrics_from, with_method
+from abtest.world import read_source
+from simulator.constants import constants_of
 
 RETRAIN = ("frozen", "own", "pooled")
 """What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
@@ -24,6 +26,9 @@ class RunSettings:
     users: int = 10_000
     warmup_days: int = 5
     log: str | None = None
+    sequences: str | None = None
+    family: str = "factors"
+    profile: str = "default"
     seed: int = 0
     split: str | None = None
     control: str | None = None
@@ -131,15 +136,8 @@ def prepare(settings: RunSettings) -> Plan:
         sequential=settings.sequential,
         correction=settings.correction,
     )
-    log = None
-    if settings.log is not None:
-        from warehouse.importers import read_kuairand
-
-        log = read_kuairand(Path(settings.log))
-        n_known = log.histories.num_rows
-        if settings.users > n_known:
-            raise ValueError(f"users is {settings.users}; the log has {n_known} users with a history")
-    return Plan(settings, experiment, log)
+    constants_of(settings.profile, settings.family)
+    return Plan(settings, experiment, read_source(settings.log, settings.sequences, settings.users))
 
 
 def claim_folder(settings: RunSettings) -> Path:
