@@ -46,7 +46,10 @@ class Impressions(NamedTuple):
 
     def rows(self, keep: Flags | Ids) -> "Impressions":
         """Some of the rows."""
-        return Impressions(*(column[keep] for column in self[:-1]), self.flags[:, keep])
+        users, items, tags, duration_s, watch_s, flags = self
+        return Impressions(
+            users[keep], items[keep], tags[keep], duration_s[keep], watch_s[keep], flags[:, keep]
+        )
 
     def flag(self, name: str) -> Floats:
         """(rows,) one of RATES."""

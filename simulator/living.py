@@ -158,8 +158,10 @@ def _piece(
 
 
 def _joined(rows: list[tuple], days: Ids, active: Flags) -> Sample:
-    columns = [np.concatenate([r[i] for r in rows]) for i in range(6)]
+    users, items, sessions, request_ms, affinity, condition = (
+        np.concatenate([r[i] for r in rows]) for i in range(6)
+    )
     p = np.concatenate([r[6] for r in rows], axis=1)
     fields = zip(*(r[7] for r in rows), strict=True)
     response = behavior.Response._make(np.concatenate(f) for f in fields)
-    return Sample(*columns, p, response, days, active)
+    return Sample(users, items, sessions, request_ms, affinity, condition, p, response, days, active)

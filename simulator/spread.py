@@ -1,5 +1,7 @@
 """How much users and videos differ in a rate, and how well the two foretell a play."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
@@ -102,11 +104,11 @@ def _luck(users: Ids, stream: int) -> Floats:
     return uniform(0, stream, users, place)
 
 
-def _shrunken(n: Ids | Floats, total: Floats, mean: float) -> Floats:
+def _shrunken(n: NDArray[Any], total: NDArray[Any], mean: float) -> Floats:
     return (total + SHRINKAGE * mean) / (n + SHRINKAGE)
 
 
-def _sums(units: Ids, values: Floats) -> tuple[Floats, Floats, Floats]:
+def _sums(units: Ids, values: Floats) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Of each unit: number, sum and sum of squares of its values."""
     _, unit = np.unique(units, return_inverse=True)
     return np.bincount(unit).astype(np.float64), np.bincount(unit, values), np.bincount(unit, values**2)
