@@ -105,7 +105,7 @@ class Constants:
     # loading of the shared N(0, 1) shock
     action_shock: tuple[float, ...] = (1.6, 0.26, 0.25, 0.65, 0.4, 1.1, 1.75, 0.3)
     # Pure between-video CVs
-    item_log_sd: tuple[float, ...] = (1.8, 0.80, 0.93, 1.35, 0.60, 0.80, 1.60, 0.70)
+    item_log_sd: tuple[float, ...] = (1.8, 0.55, 0.60, 1.35, 0.60, 0.80, 1.60, 0.70)
     # like, comment, share, follow; Pure between-user CVs
     gamma_shapes: tuple[float, ...] = (0.06, 0.105, 0.20, 0.045)
     panel_log_sd: float = 0.9  # user log-sd of opening the panel (part of the comment propensity)
@@ -174,7 +174,7 @@ PROFILES["heavy"] = replace(PROFILES["default"], extra_sessions=3.84, glance_vol
 FAMILIES: dict[str, dict[str, Any]] = {
     "factors": {},
     "transitions": {
-        "quality_sd": 0.84,
+        "quality_sd": 0.62,
         "successor_boost": 1.6,
         "successor_tag": 0.35,
         "centre": 1.706,

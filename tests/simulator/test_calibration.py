@@ -79,6 +79,8 @@ def test_a_tolerance_is_never_below_two_errors_of_the_log() -> None:
     assert calibration.score(goal, 0.004, 0.0).tolerance == pytest.approx(0.4)
     assert calibration.score(goal._replace(error=0.0), 0.004, 0.05).status == "fail"
     assert calibration.score(goal._replace(error=0.0), 0.004, 0.11).status == "pass"  # a rate: its own chance
+    auc = targets.Target("play AUC of both", 0.68, 0.03, "a log")
+    assert calibration.score(auc, 0.72, 0.05).status == "fail"  # not a rate
 
 
 def test_a_world_passes_against_itself(world: World) -> None:
