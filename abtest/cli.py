@@ -79,6 +79,11 @@ def main() -> None:
 @click.option(
     "--log", type=str, help="Folder of a KuaiRand log to build the world from (default: a synthetic world)."
 )
+@click.option(
+    "--sequences", type=str, help="File of interactions (sequence text) to build the world from instead."
+)
+@click.option("--family", help="What users enjoy: factors (default), transitions or neighbours.")
+@click.option("--profile", help="How much they watch: default (90 a day) or heavy (381).")
 @click.option("--seed", type=int, help="Seed of the world, the salt and the training (default 0).")
 @click.option("--split", help="Percent of users an arm, e.g. 50,50 (default: equal).")
 @click.option("--control", help="Name of the control arm (default: the first).")
@@ -299,6 +304,45 @@ def export(place: Path, out: Path) -> int:
 
     click.echo(f"{checked(write, place, out):,} feeds in {out}")
     return OK
+
+
+@main.command()
+@click.option(
+    "--scorecard", is_flag=True, help="Let it live and hold it against real logs, figure by figure."
+)
+@click.option("--users", type=int, default=10_000, show_default=True, help="Users of the world.")
+@click.option("--days", type=int, default=2, show_default=True, help="Days that are measured, after a first.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the world.")
+@click.option("--profile", default="default", show_default=True, help="default (90 a day) or heavy (381).")
+@click.option("--family", default="factors", show_default=True, help="factors, transitions or neighbours.")
+@click.option("--log", help="KuaiRand folder: half its users make the world, half are the real side.")
+@click.option("--sequences", help="File of interactions (sequence text) to build the world from.")
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG file for the chart of the scorecard.")
+@click.option("--strict", is_flag=True, help="Exit with 3 where a figure fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scorecard as a JSON list.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@exits
+def world(
+    scorecard: bool, plot: Path | None, strict: bool, as_json: bool, quiet: bool, **options: Any
+) -> int:
+    """Describe a simulated world, or hold it against real logs.
+
+    \b
+    Examples:
+      abtest world --family neighbours
+      abtest world --scorecard --plot scorecard.png
+      abtest world --scorecard --log ../shared/data/kuairand --json
+    """
+    from abtest.progress import Progress
+    from abtest.world import WorldRequest, describe, prepare, show_scorecard
+
+    ready = checked(prepare, WorldRequest(**options), plot)
+    progress = Progress(quiet=quiet)
+    if not scorecard:
+        describe(ready, progress)
+        return OK
+    all_pass = show_scorecard(ready, progress, as_json=as_json, plot=plot)
+    return OK if all_pass or not strict else CHECK_FAILED
 
 
 @main.command("list")

@@ -16,14 +16,12 @@ PACKAGES = ("click", "duckdb", "numpy", "pyarrow", "scipy", "simpy", "sqlalchemy
 
 def manifest(plan: Plan) -> dict[str, Any]:
     """What is needed to run it again: settings, seeds, versions, code hash, threads, data."""
-    log = plan.log
+    path = plan.settings.log or plan.settings.sequences
     return {
         "settings": asdict(plan.settings),
         "experiment": asdict(plan.experiment),
         "code": code_hash(),
-        "data": None
-        if log is None
-        else {"path": plan.settings.log, "hash": _hash_files(Path(plan.settings.log or ""))},
+        "data": None if path is None else {"path": path, "hash": _hash_files(Path(path))},
         "versions": versions(),
         "machine": {
             "python": platform.python_version(),
@@ -55,8 +53,9 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _hash_files(folder: Path) -> str:
+def _hash_files(place: Path) -> str:
+    """Hash of a file, or of the Parquet files of a folder."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.glob("*.parquet")):
+    for path in [place] if place.is_file() else sorted(place.glob("*.parquet")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from abtest.manifest import manifest, versions, write_json
 from abtest.progress import Progress
 from abtest.serving import Serving, as_interactions
 from abtest.settings import Plan, RunSettings
+from abtest.world import build_world
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     ):
         days = Days(folder, warehouse, executor, settings.workers, progress.simulated)
         with progress.stage("world"):
-            world = build_world(plan)
+            world = build_world(
+                plan.log,
+                users=settings.users,
+                seed=settings.seed,
+                profile=settings.profile,
+                family=settings.family,
+            )
             warehouse.record("world", items=world.items_table(), users=world.users_table())
             record_histories(world, warehouse)
         with progress.stage("warm-up"):
@@ -67,28 +74,10 @@ def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
             event_hash = warehouse.event_hash()
     analysis = replace(analysis, candidate_overlap=overlap, versions=versions(), timings=progress.timings)
     write_reports(analysis, folder)
-    learned = {"event_hash": event_hash, "trainings": serving.trainings}
+    learned = {"world": world.origin, "event_hash": event_hash, "trainings": serving.trainings}
     write_json(folder / "manifest.json", {**manifest(plan), **learned, "finished": True})
     forget(folder)
     return analysis
-
-
-def build_world(plan: Plan) -> "World":
-    """The synthetic world of the seed, or the world of the log."""
-    from simulator.world import World
-
-    if plan.log is None:
-        return World.synthetic(plan.settings.users, seed=plan.settings.seed)
-    log = plan.log
-    return World.from_log(
-        log.users,
-        log.videos,
-        log.impressions,
-        log.histories,
-        log.exposures,
-        seed=plan.settings.seed,
-        n_users=plan.settings.users,
-    )
 
 
 def record_histories(world: "World", warehouse: "Warehouse") -> None:

@@ -11,6 +11,8 @@ from abtest.experiment import Arm, Experiment
 from abtest.metrics import METRICS, Metric, metrics_from, with_method
 from abtest.population import Holdout, Layer, check_disjoint, parse_layer, parse_phases, parse_split
 from abtest.toml_file import NUMBER, TEXT, WHOLE, Kind, read_toml
+from abtest.world import read_source
+from simulator.constants import constants_of
 
 RETRAIN = ("frozen", "own", "pooled")
 """What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
@@ -25,6 +27,9 @@ class RunSettings:
     users: int = 10_000
     warmup_days: int = 5
     log: str | None = None
+    sequences: str | None = None
+    family: str = "factors"
+    profile: str = "default"
     seed: int = 0
     split: str | None = None
     control: str | None = None
@@ -141,15 +146,8 @@ def prepare(settings: RunSettings) -> Plan:
         holdout=Holdout(settings.holdout / 100, settings.holdout_salt) if settings.holdout else None,
         phases=parse_phases(settings.phases, len(specs)),
     )
-    log = None
-    if settings.log is not None:
-        from warehouse.importers import read_kuairand
-
-        log = read_kuairand(Path(settings.log))
-        n_known = log.histories.num_rows
-        if settings.users > n_known:
-            raise ValueError(f"users is {settings.users}; the log has {n_known} users with a history")
-    return Plan(settings, experiment, log)
+    constants_of(settings.profile, settings.family)
+    return Plan(settings, experiment, read_source(settings.log, settings.sequences, settings.users))
 
 
 def claim_folder(settings: RunSettings) -> Path:

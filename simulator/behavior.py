@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from simulator.affinity import FAMILIES
 from simulator.constants import ACTIONS
 from simulator.randomness import Purpose, unit, words
 from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, goes_on, overnight, stays
@@ -73,12 +74,9 @@ class Chances(NamedTuple):
 def affinity(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
     """(n, k) how much each user would now enjoy each video; 0 is the mean under the reference policy."""
     c = world.constants
-    direction = state.taste.take(users, 0) + np.float32(c.short_term) * state.short.take(users, 0)
-    tags = world.item_tag.take(items)
-    tired = state.satiation.take(users[:, None] * world.n_tags + tags)
+    tired = state.satiation.take(users[:, None] * world.n_tags + world.item_tag.take(items))
     a = world.item_quality.take(items)
-    a += np.einsum("nd,nkd->nk", direction, world.item_vector.take(items, 0))  # sums along d only, no BLAS
-    a += world.tag_transition.take(state.last_tag.take(users)[:, None] * world.n_tags + tags)
+    a += FAMILIES[world.family].affinity(world, state, users, items)
     a -= c.satiation * tired.astype(np.float64)
     a += c.follow_bonus * _follows(world, state, users, items)
     a -= c.centre

@@ -7,6 +7,7 @@ What is taken from where (tables as `warehouse.importers.read_kuairand` returns 
   that a shrunken mean would lose; the prior is the synthetic world's.
 - tastes: from the outcome given the exposure (was what was shown of a tag played more than expected), never
   from which videos appear, because that encodes the policy of the platform.
+- transitions and interests of the other families: from the order and the places of the histories' plays.
 - activity: rank within the log blended with chance; `exposures` gives the distribution (rows name nobody).
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtr
 
-from simulator import population
+from simulator import affinity, population
 from simulator.constants import ACTIONS, Constants
 from simulator.randomness import Purpose, uniform
 from warehouse.events import DAY_MS
@@ -58,6 +59,7 @@ def draw(
     exposures: "pa.Table",
     seed: int,
     n_users: int | None,
+    family: str = "factors",
 ) -> dict[str, Any]:
     """The fields of a World."""
     video_ids, author, tag, n_tags, duration_ms, uploaded = _videos(videos)
@@ -84,9 +86,10 @@ def draw(
         constants, people, seed, tags["tag_vector"], np.cumsum(np.bincount(tag[1:], minlength=n_tags) ** 0.7)
     )
     taste = population.scaled_tastes(constants, prior, items["item_vector"])
-    return {
+    drawn = {
         "seed": seed,
         "constants": constants,
+        "family": family,
         **tags,
         **items,
         **fields,
@@ -94,6 +97,23 @@ def draw(
         "user_taste": _tastes(constants, taste, log, residual, items["item_vector"]),
         "history": history,
         "history_ts": history_ts,
+        "origin": origin(impressions.num_rows, len(source), len(video_ids)),
+    }
+    return affinity.seen_in(population.with_family(drawn))
+
+
+def origin(n_impressions: int, n_users: int, n_videos: int) -> dict[str, str]:
+    """What of the world was fitted, and from what; the rest is drawn from the shapes of real logs."""
+    rows = f"{n_impressions} impressions"
+    return {
+        "users and histories": f"{n_users} users with a pre-period history",
+        "videos": f"{n_videos} videos: author, first tag, duration, upload day",
+        "video quality and appeal": f"posterior draws from plays and actions in {rows}",
+        "user offsets and propensities": f"posterior draws from plays and actions in {rows}",
+        "tastes": f"ridge step from the prior, on plays given the exposure in {rows}",
+        "reach": f"exposure counts in {rows}",
+        "activity": "rank by impressions, shape by the full log's exposures",
+        "successors and interests": "order and places of the plays in the histories",
     }
 
 
@@ -173,10 +193,12 @@ def _items(
     quality = _posterior(constants.quality_sd * z, constants.quality_sd, plays, n, mean)
     prior = population.item_actions(constants, rows, seed)
     total = log.actions.sum(1) / len(log.items)
-    appeal = np.empty_like(prior)
+    lean = population.duration_lean(constants, np.log(duration_ms / 1000.0))
+    appeal = lean.copy()
     for j, sd in enumerate(constants.item_log_sd):
         hits = np.bincount(log.items, log.actions[j], minlength=len(rows))
-        appeal[j] = _log_rate((prior[j] + sd**2 / 2) / sd, 1 / np.expm1(sd**2), hits, n * total[j])
+        expected = n * total[j] * np.exp(lean[j])
+        appeal[j] += _log_rate((prior[j] + sd**2 / 2) / sd, 1 / np.expm1(sd**2), hits, expected)
     quality[0], appeal[:, 0] = 0.0, 0.0
     shown = np.concatenate(([0.0], np.cumsum(n[1:] + 1.0)))
     return {

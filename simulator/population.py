@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtr, ndtri
 
+from simulator.affinity import FAMILIES
 from simulator.constants import ACTIONS, DURATION_QUANTILES, Constants
 from simulator.randomness import Purpose, normal, uniform
 from warehouse.events import DAY_MS
@@ -15,32 +16,36 @@ VIDEOS_PER_AUTHOR = 1.16  # Pure: 7,583 videos of 6,510 authors
 AGE_DAYS = 7.0  # mean age of a video at the first midnight; assumed
 
 TRAITS = ("activity", "offset", "like", "comment", "share", "follow", "hate")
-# Correlations of the Gaussian copula. activity-offset: 27K. like-follow .36 and .17 otherwise, and the
-# negative ones # with activity: Kwai-2018 log rates. Offset against actions: assumed 0.
+# Correlations of the Gaussian copula. activity-offset: 27K; activity-actions: Kwai-2018 log rates. Between
+# actions: solved, so that a like, comment, share or follow on one impression goes with one on another
+# impression of the same user as often as in Pure. Offset against actions, and hate: assumed.
 COPULA = np.array(
     [
         [1.00, -0.50, -0.18, -0.20, -0.35, -0.20, 0.00],
         [-0.50, 1.00, 0.00, 0.00, 0.00, 0.00, 0.00],
-        [-0.18, 0.00, 1.00, 0.17, 0.17, 0.36, 0.17],
-        [-0.20, 0.00, 0.17, 1.00, 0.17, 0.17, 0.17],
-        [-0.35, 0.00, 0.17, 0.17, 1.00, 0.17, 0.17],
-        [-0.20, 0.00, 0.36, 0.17, 0.17, 1.00, 0.17],
+        [-0.18, 0.00, 1.00, 0.50, 0.60, 0.80, 0.17],
+        [-0.20, 0.00, 0.50, 1.00, 0.45, 0.05, 0.17],
+        [-0.35, 0.00, 0.60, 0.45, 1.00, 0.45, 0.17],
+        [-0.20, 0.00, 0.80, 0.05, 0.45, 1.00, 0.17],
         [0.00, 0.00, 0.17, 0.17, 0.17, 0.17, 1.00],
     ]
 )
 _LEAST_LOG = -12.0  # log propensities below this are as good as never
 
 
-def draw(constants: Constants, n_users: int, n_items: int, seed: int) -> dict[str, Any]:
+def draw(
+    constants: Constants, n_users: int, n_items: int, seed: int, family: str = "factors"
+) -> dict[str, Any]:
     """The fields of a World."""
     tags = draw_tags(constants, constants.n_tags, seed)
     share = _tag_shares(constants)
     items = draw_items(constants, n_items, seed, tags["tag_vector"], np.cumsum(share))
     traits = draw_traits(np.arange(n_users), seed)
     taste = draw_tastes(constants, np.arange(n_users), seed, tags["tag_vector"], np.cumsum(share**0.7))
-    return {
+    drawn = {
         "seed": seed,
         "constants": constants,
+        "family": family,
         **tags,
         **items,
         **users_of(constants, traits),
@@ -48,7 +53,20 @@ def draw(constants: Constants, n_users: int, n_items: int, seed: int) -> dict[st
         "user_taste": scaled_tastes(constants, taste, items["item_vector"]),
         "history": np.zeros((n_users, 50), np.int32),
         "history_ts": np.zeros(n_users, np.int64),
+        "origin": {"all": "drawn from the shapes of real logs (simulator/constants.py)"},
     }
+    return with_family(drawn)
+
+
+def with_family(drawn: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a World, and those that its family draws."""
+    n_rows, n_users = len(drawn["item_tag"]), len(drawn["user_source_id"])
+    empty = {
+        "item_successors": np.zeros((n_rows, 0), np.int32),
+        "item_boost": np.zeros((n_rows, 0), np.float32),
+        "user_anchors": np.zeros((n_users, 0, drawn["constants"].dims), np.float32),
+    }
+    return {**empty, **drawn, **FAMILIES[drawn["family"]].draw(drawn["constants"], drawn)}
 
 
 def draw_tags(constants: Constants, n_tags: int, seed: int) -> dict[str, Any]:
@@ -83,7 +101,9 @@ def draw_items(
         "item_source_id": ids.astype(np.int64),
         "item_vector": item_vectors(constants, ids, seed, tag_vector[tag]),
         "item_quality": constants.quality_sd * quality,
-        "item_actions": item_actions(constants, ids, seed).astype(np.float32),
+        "item_actions": (
+            item_actions(constants, ids, seed) + duration_lean(constants, np.log(duration_ms / 1000.0))
+        ).astype(np.float32),
         "item_log_duration": np.log(duration_ms / 1000.0),
         "item_reach": reach(constants, quality, seed),
     }
@@ -109,6 +129,13 @@ def item_actions(constants: Constants, ids: NDArray[np.integer], seed: int) -> F
     sd = np.array(constants.item_log_sd)[:, None]
     rows = np.arange(len(ACTIONS))[:, None]
     return sd * normal(seed, Purpose.ITEM_QUALITY, ids, rows + 1) - sd**2 / 2
+
+
+def duration_lean(constants: Constants, log_duration: Floats) -> Floats:
+    """(actions, n) what the length of a video does to its likes, in logits; 0 at 55 seconds."""
+    lean = np.zeros((len(ACTIONS), len(log_duration)))
+    lean[ACTIONS.index("like")] = constants.like_duration * (log_duration - 4.0)
+    return lean
 
 
 def reach(constants: Constants, quality: Floats, seed: int) -> Floats:
@@ -191,7 +218,8 @@ def scaled_tastes(
 ) -> NDArray[np.float32]:
     """Tastes such that taste . vector has the wanted spread over random pairs."""
     pairs = np.arange(20_000)
-    rows, items = pairs % len(taste), 1 + (pairs * 7919) % (len(item_vector) - 1)
+    walk = pairs * 0.6180339887498949 % 1.0  # a golden-ratio walk spreads evenly, whatever the numbers are
+    rows, items = pairs % len(taste), 1 + (walk * (len(item_vector) - 1)).astype(np.int64)
     match = (taste[rows] * item_vector[items]).sum(-1)
     return (taste * (constants.taste_sd / match.std())).astype(np.float32)
 

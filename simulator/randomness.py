@@ -40,6 +40,9 @@ class Purpose(IntEnum):
     TAG_TRANSITION = 11
     USER_SAMPLE = 12
     ITEM_REACH = 13
+    ITEM_SUCCESSOR = 14
+    ITEM_SUCCESSOR_BOOST = 15
+    USER_ANCHOR = 16
     # life: arrivals (user, day, candidate), leaving (user, session, request), responses: see behavior
     PAST_ACTIVITY = 20
     ACTIVE_DAY = 21

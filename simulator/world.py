@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.constants import PROFILES, Constants
+from simulator.constants import Constants, constants_of
 from warehouse.events import Item, User
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class World:
 
     seed: int
     constants: Constants
+    family: str  # of `affinity.FAMILIES`
 
     item_author: Ids
     item_tag: NDArray[np.int32]  # 0 .. n_tags - 1
@@ -40,6 +41,11 @@ class World:
     item_log_duration: Floats  # of seconds
     item_reach: Floats  # (n_items + 1) cumulative share of what the platform puts forward, from 0 to 1
 
+    item_successors: NDArray[
+        np.int32
+    ]  # (n_items + 1, s) videos that a video draws on to; s = 0 if no family's
+    item_boost: Float32s  # (n_items + 1, s) affinity that each gains
+
     tag_vector: Float32s  # (n_tags, d)
     tag_transition: (
         Floats  # (n_tags + 1, n_tags) affinity of a tag after the last played tag; last row: no play yet
@@ -47,6 +53,7 @@ class World:
 
     user_source_id: Ids
     user_taste: Float32s  # (n_users, d) where tastes drift around
+    user_anchors: Float32s  # (n_users, p, d) interests as places; p = 0 if no family's
     user_offset: Floats  # logits of a valid play
     user_activity: Floats  # standard normal score of log activity
     user_actions: Float32s  # (actions, n_users)
@@ -58,6 +65,7 @@ class World:
         np.int32
     ]  # (n_users, 50) plays before the first day, oldest first, left-aligned, 0-padded
     history_ts: Ids  # (n_users,) time of the last of them, 0 = none
+    origin: dict[str, str]  # what was fitted, and from what
 
     @property
     def n_users(self) -> int:
@@ -80,9 +88,17 @@ class World:
 
     @classmethod
     def synthetic(
-        cls, n_users: int, n_items: int = 20_000, seed: int = 0, profile: str = "default"
+        cls,
+        n_users: int,
+        n_items: int = 20_000,
+        seed: int = 0,
+        profile: str = "default",
+        family: str = "factors",
     ) -> "World":
         """A world drawn from the published shapes of real logs. Seconds for 10,000 users.
+
+        family: what makes a user enjoy a video, one of `affinity.FAMILIES`. LookupError lists the known
+        profiles and families.
 
         >>> World.synthetic(50, n_items=300, seed=1).n_items
         300
@@ -91,7 +107,7 @@ class World:
 
         _check_size("n_users", n_users, 1)
         _check_size("n_items", n_items, 12)
-        drawn = population.draw(_constants(profile), n_users, n_items, seed)
+        drawn = population.draw(constants_of(profile, family), n_users, n_items, seed, family)
         return fitting.centred(World(**drawn))
 
     @classmethod
@@ -105,6 +121,7 @@ class World:
         seed: int = 0,
         n_users: int | None = None,
         profile: str = "default",
+        family: str = "factors",
     ) -> "World":
         """A world of real users and videos: tables as `warehouse.importers.read_kuairand` returns them.
 
@@ -115,8 +132,36 @@ class World:
         from simulator import fitting, logged
 
         taken = logged.draw(
-            _constants(profile), users, videos, impressions, histories, exposures, seed, n_users
+            constants_of(profile, family),
+            users,
+            videos,
+            impressions,
+            histories,
+            exposures,
+            seed,
+            n_users,
+            family,
         )
+        return fitting.centred(World(**taken))
+
+    @classmethod
+    def from_sequences(
+        cls,
+        users: Ids,
+        items: Ids,
+        seed: int = 0,
+        n_users: int | None = None,
+        profile: str = "default",
+        family: str = "factors",
+    ) -> "World":
+        """A world from interactions alone: one row each, by user and then time; items from 1.
+
+        The last two of each user are left out (they are the validation and test items of offline measures).
+        See `simulator.sequences` for what is fitted from the others.
+        """
+        from simulator import fitting, sequences
+
+        taken = sequences.draw(constants_of(profile, family), users, items, seed, n_users, family)
         return fitting.centred(World(**taken))
 
     def items_table(self) -> "pa.Table":
@@ -142,12 +187,6 @@ def _table(record: type, columns: dict[str, Any]) -> "pa.Table":
     from warehouse.schema import arrow_schema
 
     return pa.table(columns).cast(arrow_schema(record))
-
-
-def _constants(profile: str) -> Constants:
-    if profile not in PROFILES:
-        raise LookupError(f"unknown profile {profile!r}; known profiles: {', '.join(sorted(PROFILES))}")
-    return PROFILES[profile]
 
 
 def _check_size(name: str, value: int, least: int) -> None:
