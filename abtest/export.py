@@ -27,10 +27,10 @@ REWARDS = tuple(kind.name for kind in Kind if kind not in (Kind.impression, Kind
 def export(place: Path, out: Path) -> int:
     """Write the feeds of a run folder or database to a Parquet file; returns how many.
 
-    Columns: user, session, request, served_ms, day, hour, arm (null before the user's exposure), history (the last
-    50 plays, oldest first, 0 before the first), and a list each, by position: slate, propensity (null where
-    the chooser was deterministic), watch_s and REWARDS. Of a feed during which the run ended, the views that
-    were over are there. Raises LookupError without a database, ValueError where `out` is there already.
+    Columns: user, session, request, served_ms, day, hour, arm (null before the user's exposure), history (the
+    last 50 plays, oldest first, 0 before the first), and a list each, by position: slate, propensity (null
+    where the chooser was deterministic), watch_s and REWARDS. Of a feed during which the run ended, the views
+    that were over are there. Raises LookupError without a database, ValueError where `out` is there already.
     """
     import pyarrow.parquet as pq
 
