@@ -20,7 +20,7 @@ from abtest.stats.multiplicity import CORRECTIONS
 from abtest.stats.strata import combined
 from warehouse.events import day_name
 
-ONE_DAY = "no user can have had two days"
+ONE_DAY = "fewer than half of the users can have had two days"
 NO_LIFT = "the lift of day {k} since exposure has no interval"
 
 Arms = Mapping[str, Moments]

@@ -12,7 +12,7 @@ from scipy import stats
 from abtest.analysis import Window
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import Metric
-from abtest.novelty import novelty_of, trend_days
+from abtest.novelty import ONE_DAY, novelty_of, trend_days
 from tests.abtest.conftest import Command
 from tests.abtest.test_logs import START_MS, document
 from warehouse.events import DAY_MS, day_name
@@ -168,7 +168,7 @@ def test_what_has_no_trend_says_why() -> None:
     experiment, metric = Experiment("x", (Arm("a"), Arm("b")), days=2), Metric("x", "x", role="goal")
     one_day = [course(np.ones((5, 1), dtype=int), arm) for arm in "ab"]
     (trend,) = novelty_of([([], one_day)], experiment, [metric]).trends
-    assert (trend.p, trend.slope, trend.reason) == (None, None, "no user can have had two days")
+    assert (trend.p, trend.slope, trend.reason) == (None, None, ONE_DAY)
     nothing = [course(np.zeros((5, 2), dtype=int), arm) for arm in "ab"]
     (trend,) = novelty_of([([], nothing)], experiment, [metric]).trends
     assert (trend.p, trend.reason) == (None, "the lift of day 1 since exposure has no interval")

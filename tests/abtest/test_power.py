@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
 from abtest.stats.means import Estimate, compare
-from abtest.stats.power import detectable_difference, detectable_lift, users_needed
+from abtest.stats.power import detectable_difference, detectable_lift, power_of_lift, users_needed
 
 
 @pytest.mark.parametrize("n", [20, 50, 2000, 10**6])
@@ -57,3 +57,7 @@ def test_the_detectable_difference_is_found_in_80_percent_of_tests() -> None:
 def test_what_has_no_answer_is_refused(call: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()  # type: ignore[operator]
+
+
+def test_the_power_of_a_very_large_lift_is_one() -> None:
+    assert power_of_lift(5.0, 3.0344827586206895, 2.484799524133912**2, 64, 63) == pytest.approx(1.0)
