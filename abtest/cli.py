@@ -224,8 +224,7 @@ def analyze(
       abtest analyze postgresql://user@host/shop --table events --assignment assignments \\
         --map user=uid,ts=at,arm=variant,event=kind --config experiment.toml
     """
-    from abtest.logs import LogRequest
-    from abtest.run import analyse_any
+    from abtest.analyze import LogRequest, analyse_any
 
     request = LogRequest(places, **options)
     return _show(checked(analyse_any, request, experiment, out), as_json=as_json)
@@ -270,7 +269,7 @@ def plan(
       abtest plan runs/experiment-1 --design obf --plot power.png
       abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
     """
-    from abtest.logs import LogRequest
+    from abtest.analyze import LogRequest
     from abtest.plan import Design, parse_lifts, shares_of
     from abtest.plan import plan as make_plan
     from abtest.report.plan import plan_sections, write_figure

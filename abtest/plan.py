@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from abtest.analyze import LogRequest, declared
 from abtest.detectable import PlannedTest, Seen, drifts_of_looks, level_and_power
 from abtest.experiment import Experiment
-from abtest.logs import LogRequest
 from abtest.metrics import METRICS, Metric
 from abtest.population import parse_split
 
@@ -194,7 +194,8 @@ def _past(request: LogRequest) -> Past:
     from abtest.analysis import Window
 
     if request.mapping is not None or request.config is not None:
-        from abtest.logs import declared, open_log, study_of, usable_moments
+        from abtest.logs import open_log, usable_moments
+        from abtest.study import study_of
 
         declaration = declared(request)
         with open_log(request, declaration, needs_arm=False) as log:
@@ -203,7 +204,7 @@ def _past(request: LogRequest) -> Past:
             rows = usable_moments(log, study, windows, log.exposed(study.span))
             control = study.experiment.control if log.mapping.arm else None
             return _seen(log.name, rows, windows, study.metrics, control, study.unusable)
-    from abtest.run import panel_of
+    from abtest.recorded import panel_of
     from warehouse.store import Warehouse
 
     place = Path(request.places[0])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from abtest.logs import Study
+    from abtest.study import Study
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
     from warehouse.store import Warehouse

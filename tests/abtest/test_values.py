@@ -15,8 +15,9 @@ from abtest.analysis import analyse
 from abtest.experiment import Arm, Experiment
 from abtest.manifest import manifest, write_json
 from abtest.metrics import METRICS, Metric, with_method
+from abtest.recorded import recorded_metrics
 from abtest.resume import reopen
-from abtest.run import describe, recorded_metrics
+from abtest.run import describe
 from abtest.settings import prepare, settings_from
 from abtest.verdict import rule_of
 from tests.abtest.conftest import Command

@@ -1,0 +1,99 @@
+"""The story of `abtest analyze`: what is asked and declared, then the log or the recorded run is analysed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abtest.declaration import Declaration, read_declaration
+
+if TYPE_CHECKING:
+    from abtest.analysis import Analysis
+    from abtest.metrics import Metric
+
+
+@dataclass(frozen=True)
+class LogRequest:
+    """What `abtest analyze` and `abtest plan` are told about a log."""
+
+    places: tuple[str, ...]
+    mapping: str | None = None
+    config: Path | None = None
+    table: str | None = None
+    assignment: str | None = None
+    control: str | None = None
+    name: str | None = None
+    segments: str | None = None
+    threads: int = 2
+
+
+def analyse_any(request: LogRequest, name: str | None, out: Path | None) -> "Analysis":
+    """Analyse a log that a mapping describes, or, without one, a recorded run; write reports to `out`."""
+    from abtest.logs import analyse_log
+    from abtest.recorded import analyse_place
+    from abtest.report import write_reports
+
+    declaration = declared(request)
+    if set(declaration.map) - {"segment"}:
+        analysis = analyse_log(request)
+    elif request.segments is not None:
+        raise ValueError(
+            "--segments are columns of an event log, which needs --map; a run has its own segments"
+        )
+    elif len(request.places) > 1 or "://" in request.places[0]:
+        raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
+    else:
+        analysis = analyse_place(Path(request.places[0]), name, metrics_of_run(request, declaration))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_reports(analysis, out)
+    return analysis
+
+
+def metrics_of_run(request: LogRequest, declaration: Declaration) -> "Sequence[Metric] | None":
+    """What metrics a file asks of a recorded run. ValueError where it declares what the run keeps itself."""
+    from abtest.metrics import METRICS, with_method
+
+    blank = Declaration(control=request.control, name=request.name)
+    own = [
+        field.name
+        for field in fields(Declaration)
+        if field.name not in ("metrics", "method", "map")
+        and getattr(declaration, field.name) != getattr(blank, field.name)
+    ]
+    if own:
+        raise ValueError(
+            f"{request.config} declares {', '.join(own)}; of a recorded run only metrics and their method can"
+            " be declared anew (for an event log, name its columns under [map])"
+        )
+    if declaration.method is None:
+        return declaration.metrics
+    return with_method(declaration.metrics or METRICS, declaration.method, str(request.config))
+
+
+def declared(request: LogRequest) -> Declaration:
+    """The declaration of the file, with the mapping and the names of the command line over it."""
+    from warehouse.logs.columns import parse_mapping
+
+    declaration = read_declaration(request.config) if request.config else Declaration()
+    mapping = {**declaration.map, **(parse_mapping(request.mapping) if request.mapping else {})}
+    if request.segments is not None:
+        mapping["segment"] = parse_segments(request.segments)
+    return replace(
+        declaration,
+        map=mapping,
+        control=request.control or declaration.control,
+        name=request.name or declaration.name,
+    )
+
+
+def parse_segments(text: str) -> list[str]:
+    """The columns of "country,platform".
+
+    >>> parse_segments("country, platform")
+    ['country', 'platform']
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"--segments {text!r} are no columns, each once; an example is country,platform")
+    return names
