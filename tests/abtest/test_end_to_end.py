@@ -15,6 +15,8 @@ from warehouse.events import DAY_MS
 
 Command = Callable[..., Result]
 
+TINY = ("--users", "150", "--days", "1")
+
 PER_USER = """
     select x.arm, x.user,
            count(*) filter (e.kind = 1) impressions, count(*) filter (e.kind = 2) plays,
@@ -104,7 +106,7 @@ def test_the_same_seed_gives_the_same_report_and_events_and_another_seed_does_no
 
 
 def test_two_names_of_one_model_share_a_checkpoint_and_are_an_a_a(run_small: Command, tmp_path: Path) -> None:
-    run_small(tmp_path / "aa", "comirec,comirec")
+    run_small(tmp_path / "aa", "comirec,comirec", *TINY)
     assert len(list((tmp_path / "aa/checkpoints").iterdir())) == 1
     document = report(tmp_path / "aa")
     assert [arm["name"] for arm in document["experiment"]["arms"]] == ["comirec", "comirec-2"]
@@ -112,7 +114,7 @@ def test_two_names_of_one_model_share_a_checkpoint_and_are_an_a_a(run_small: Com
 
 
 def test_a_checkpoint_of_an_equal_run_is_reused(run_small: Command, tmp_path: Path) -> None:
-    flags = ("--checkpoints", str(tmp_path / "models"))
+    flags = (*TINY, "--checkpoints", str(tmp_path / "models"))
     run_small(tmp_path / "one", "poprec,comirec", *flags)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()}
     run_small(tmp_path / "two", "poprec,comirec", *flags)
@@ -140,7 +142,7 @@ def test_an_own_model_is_an_arm_by_its_import_path(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    run_small(tmp_path / "own", "poprec,mine=mymodels:Newest", "--stage", "feed")
+    run_small(tmp_path / "own", "poprec,mine=mymodels:Newest", "--stage", "feed", *TINY)
     assert set(report(tmp_path / "own")["exposed"]) == {"poprec", "mine"}
 
 

@@ -114,3 +114,18 @@ def random_exposures(table: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
 @pytest.fixture(scope="session")
 def settings() -> dict[str, object]:
     return {"name": "feed", "start_ts": START_TS, "days": 5}
+
+
+@pytest.fixture(scope="session")
+def busy(
+    new_warehouse: Callable[[], Warehouse],
+    random_events: Callable[..., pa.Table],
+    random_exposures: Callable[..., pa.Table],
+    settings: dict[str, object],
+) -> Iterator[Warehouse]:
+    """3,000 events from a day before the start on, with users exposed on three days, crossovers
+    and users that are never exposed. Tests must not change it."""
+    with new_warehouse() as warehouse:
+        warehouse.register("feed", settings)
+        warehouse.record("a", events=random_events(1, n=3_000), exposures=random_exposures(2))
+        yield warehouse

@@ -40,20 +40,6 @@ GROUP BY ALL ORDER BY u
 """
 
 
-@pytest.fixture(scope="module")
-def busy(
-    new_warehouse: Callable[[], Warehouse],
-    random_events: Make,
-    random_exposures: Make,
-    settings: dict[str, object],
-) -> Warehouse:
-    """A warehouse of 3,000 events, with crossovers and users that are never exposed."""
-    warehouse = new_warehouse()
-    warehouse.register("feed", settings)
-    warehouse.record("a", events=random_events(1, n=3_000), exposures=random_exposures(2))
-    return warehouse
-
-
 @pytest.mark.parametrize("window", WINDOWS)
 def test_totals_equal_plain_sql(busy: Warehouse, window: Window) -> None:
     text = ORACLE.format(start=START_TS, before=window.first_day - 1, end=START_TS + window.last_day * DAY_MS)

@@ -20,20 +20,6 @@ Users = dict[int, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def busy(
-    new_warehouse: Callable[[], Warehouse],
-    random_events: Make,
-    random_exposures: Make,
-    settings: dict[str, object],
-) -> Warehouse:
-    """A warehouse of 3,000 events from a day before the start on, with users exposed on three days."""
-    warehouse = new_warehouse()
-    warehouse.register("feed", settings)
-    warehouse.record("a", events=random_events(1, n=3_000), exposures=random_exposures(2))
-    return warehouse
-
-
-@pytest.fixture(scope="module")
 def sums(busy: Warehouse) -> PanelSums:
     cuts = busy.activity_cuts("feed", 1, "n_play")
     return busy.panel("feed", DAYS, columns=NAMES, products=PRODUCTS, pre_days=1, activity=cuts)

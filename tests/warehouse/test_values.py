@@ -15,19 +15,6 @@ COLUMNS = ["watch_ms", "n_impression"]
 WINDOWS = [(1, 1), (2, 3), (1, 5)]
 
 
-@pytest.fixture(scope="module")
-def busy(
-    new_warehouse: Callable[[], Warehouse],
-    random_events: Make,
-    random_exposures: Make,
-    settings: dict[str, object],
-) -> Warehouse:
-    warehouse = new_warehouse()
-    warehouse.register("feed", settings)
-    warehouse.record("a", events=random_events(1, n=3_000), exposures=random_exposures(2))
-    return warehouse
-
-
 def of_arms(warehouse: Warehouse, window: tuple[int, int]) -> dict[str, dict[str, np.ndarray]]:
     """The same from `totals`, which other tests hold against SQL."""
     table = warehouse.totals("feed", window)
