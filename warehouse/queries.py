@@ -160,12 +160,7 @@ def totals(experiment: str, start_ts: int, window: Window) -> sa.Select:
     """One row for each user exposed before the window's end: user, arm and TOTALS, 0 without events."""
     end_ts = _end(start_ts, window.last_day)
     users = analysed(experiment).cte("analysed")
-    days = user_days(users, start_ts, window, TOTALS).cte("user_days")
-    summed = (
-        sa.select(days.c.user, *(sa.func.sum(days.c[name]).label(name) for name in TOTALS))
-        .group_by(days.c.user)
-        .subquery("summed")
-    )
+    summed = since_exposure(users, start_ts, window, TOTALS)
     return (
         sa.select(
             users.c.user,
@@ -175,6 +170,18 @@ def totals(experiment: str, start_ts: int, window: Window) -> sa.Select:
         .select_from(users.outerjoin(summed, users.c.user == summed.c.user))
         .where(users.c.first_ts < end_ts)
         .order_by(users.c.user)
+    )
+
+
+def since_exposure(
+    users: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]
+) -> sa.Subquery:
+    """What analysed users did in a window since their exposure: user, `columns`; those with events only."""
+    days = user_days(users, start_ts, window, columns).cte("user_days")
+    return (
+        sa.select(days.c.user, *(sa.func.sum(days.c[name]).label(name) for name in columns))
+        .group_by(days.c.user)
+        .subquery("summed")
     )
 
 

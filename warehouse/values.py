@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from warehouse.events import DAY_MS
-from warehouse.queries import DURATIONS, EVENTS, Window, analysed, before_start, user_days
+from warehouse.queries import DURATIONS, EVENTS, Window, analysed, before_start, since_exposure
 
 Values = NDArray[np.generic]
 
@@ -49,12 +49,7 @@ def per_user(
 ) -> sa.Select:
     """The table of users of a run: `columns` of the window, then those `before` the start."""
     users = analysed(experiment).cte("analysed")
-    days = user_days(users, start_ts, window, columns).cte("user_days")
-    summed = (
-        sa.select(days.c.user, *(sa.func.sum(days.c[name]).label(name) for name in columns))
-        .group_by(days.c.user)
-        .subquery("summed")
-    )
+    summed = since_exposure(users, start_ts, window, columns)
     values = [summed.c[name] for name in columns]
     joined: sa.FromClause = users.outerjoin(summed, users.c.user == summed.c.user)
     if before:

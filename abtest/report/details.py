@@ -72,14 +72,10 @@ def cuped_document(effect: "Effect") -> dict[str, Any]:
 
 def guardrail_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
     """The non-inferiority test of one guardrail. Inconclusive is not a pass."""
-    metric = next(metric for metric in metrics if metric.name == effect.metric)
     test = effect.margin_test
     assert test is not None, effect
     return {
-        "metric": effect.metric,
-        "treatment": effect.treatment,
-        "margin": metric.margin,
-        "margin_kind": metric.margin_kind,
+        **_margin_of(effect, metrics),
         "p_non_inferior": test.p,
         "p_worse": test.p_worse,
         "result": effect.guardrail,
@@ -89,17 +85,23 @@ def guardrail_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str,
 
 def equivalence_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
     """Two one-sided tests at .05 each: is the effect shown to lie within +- the margin?"""
-    metric = next(metric for metric in metrics if metric.name == effect.metric)
     test = effect.equivalence_test
     assert test is not None, effect
+    return {
+        **_margin_of(effect, metrics),
+        "p_equivalent": test.p,
+        "result": effect.equivalence,
+        "reason": None if test.p is not None else effect.reason or test.reason,
+    }
+
+
+def _margin_of(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:
+    metric = next(metric for metric in metrics if metric.name == effect.metric)
     return {
         "metric": effect.metric,
         "treatment": effect.treatment,
         "margin": metric.margin,
         "margin_kind": metric.margin_kind,
-        "p_equivalent": test.p,
-        "result": effect.equivalence,
-        "reason": None if test.p is not None else effect.reason or test.reason,
     }
 
 
