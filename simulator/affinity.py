@@ -168,7 +168,7 @@ def draw_interests(constants: Constants, drawn: dict[str, Any]) -> dict[str, Any
     """Interests are places near tags that the user likes; tastes drift around their mean."""
     seed, n = drawn["seed"], len(drawn["user_source_id"])
     counts = np.bincount(drawn["item_tag"][1:], minlength=len(drawn["tag_vector"]))
-    cumulative = np.cumsum((counts / counts.sum()) ** 0.7)
+    cumulative = np.cumsum((counts / counts.sum()) ** constants.interest_power)
     people, which = np.arange(n)[:, None], np.arange(constants.interests)
     u = uniform(seed, Purpose.USER_TASTE, people, which) * cumulative[-1]
     tags = np.minimum(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1)

@@ -31,6 +31,7 @@ PAIRS = (
 )
 DURATION_BINS_S = (0, 15, 30, 60, 120, 240, np.inf)
 QUANTILES = (5, 10, 25, 50, 75, 90, 95, 99)
+RANDOM_LEAST = 10  # impressions that every user of the random-exposure log has
 GROUPS = 16  # of users, for the errors
 
 
@@ -175,13 +176,16 @@ def visits(users: Ids, sessions: Ids, request_ms: Ids, active_days: int) -> dict
 
 
 def random_rates(x: Impressions) -> dict[str, float]:
-    """Rates under random slates: of plays per impression, of actions as the mean of users' means."""
+    """Means over users of what a user with enough impressions under random slates does."""
     _, user, n = np.unique(x.users, return_inverse=True, return_counts=True)
-    found = {f"{name}, random slates": float(x.flag(name).mean()) for name in RATES[:3]}
-    for name in (*RATES[3:7], "profile enter"):
-        found[f"{name}, random slates"] = float((np.bincount(user, x.flag(name)) / n).mean())
-    found["watch s, random slates"] = float((np.bincount(user, x.watch_s) / n).mean())
-    return found
+    known = n >= RANDOM_LEAST
+
+    def of_users(values: Floats) -> float:
+        return _mean((np.bincount(user, values) / n)[known])
+
+    names = (*RATES[:7], "profile enter")
+    found = {f"{name}, random slates": of_users(x.flag(name)) for name in names}
+    return {**found, "watch s, random slates": of_users(x.watch_s)}
 
 
 def errors(users: Ids, figures: Callable[[Flags], dict[str, float]]) -> dict[str, float]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator import behavior, living
-from simulator.behavior import COMMENT, FOLLOW_IN, FOLLOW_OUT, PANEL, PROFILE
+from simulator import behavior, living, targets
+from simulator.behavior import COMMENT, FOLLOW_IN, FOLLOW_OUT, LIKE, PANEL, PROFILE, SHARE
 from simulator.constants import ACTIONS, Constants
+from simulator.figures import random_rates
 from simulator.state import State
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 TARGET_PLAY = 0.494  # Pure tab 1: the flag says .494 (.498 without duplicates), watched more than 7 s .484
-TARGET_RANDOM_PLAY = 0.1762  # KuaiRand random-exposure log
+# KuaiRand random-exposure log: of all impressions, and about that of users (their 50 and 90 %: .135, .385)
+TARGET_RANDOM_PLAY = 0.1762
 TARGET_COMPLETE = 0.154  # Pure tab 1
 TARGET_ACTIVE = 0.25  # stationary share of the Kwai-2018 return table
 TARGET_VOLUME = 90.0  # impressions per active user-day, between KuaiRec and Kwai-2018
@@ -184,7 +186,9 @@ def solve(
         world = drawn(c)
         sample = living.live(world, 2, skip=1)
         random = living.live(world, 1, living.random_slate)
-        play, other = sample.response.play.mean(), random.response.play.mean()
+        play = sample.response.play.mean()
+        shown = random_rates(living.impressions(world, random))
+        other = shown["play, random slates"]
         complete, volume = (sample.condition == 3).mean(), sample.days.mean()
         mean = float(sample.affinity.mean())
         say(
@@ -203,6 +207,7 @@ def solve(
             reference_noise=max(c.reference_noise * np.exp(-1.2 * gap), 0.05),
             stay_base=c.stay_base + 0.8 * np.log(TARGET_VOLUME / volume),
             base=_rows(np.array(c.base) + _action_errors(sample)),
+            action_affinity=_action_slopes(c, shown, mean - float(random.affinity.mean())),
         )
     world = drawn(c)
     seen = glance(world)
@@ -253,6 +258,26 @@ def _action_errors(sample: living.Sample) -> Floats:
         rate = (p[:, here] * given[:, here]).sum(1) / given[:, here].sum(1)
         errors[:, state] = np.log(ACTION_RATES[:, state] / rate)
     return np.clip(errors, -1.5, 1.5)
+
+
+def _action_slopes(c: Constants, shown: dict[str, float], below: float) -> tuple[float, ...]:
+    """What a unit of affinity does to each action, moved so that random slates show the actions of their log.
+
+    below: how much lower the affinity is there. Opening the panel and commenting share an error.
+    """
+    wanted = dict(targets.RANDOM_RATES)
+
+    def step(name: str) -> float:
+        figure = f"{name}, random slates"
+        return 0.5 * float(np.log(shown[figure] / wanted[figure])) / below
+
+    slopes = np.array(c.action_affinity)
+    slopes[LIKE] += step("like")
+    slopes[[PANEL, COMMENT]] += step("comment") / 2
+    slopes[SHARE] += step("share")
+    slopes[PROFILE] += step("profile enter")
+    slopes[FOLLOW_OUT] += step("follow")
+    return tuple(round(float(x), 3) for x in slopes)
 
 
 def _given(p: Floats) -> Floats:

@@ -83,7 +83,11 @@ def draw(
     fields = population.users_of(constants, traits)
     fields["user_actions"] = _propensities(constants, fields["user_actions"], traits, log, len(source))
     prior = population.draw_tastes(
-        constants, people, seed, tags["tag_vector"], np.cumsum(np.bincount(tag[1:], minlength=n_tags) ** 0.7)
+        constants,
+        people,
+        seed,
+        tags["tag_vector"],
+        np.cumsum(np.bincount(tag[1:], minlength=n_tags) ** constants.interest_power),
     )
     taste = population.scaled_tastes(constants, prior, items["item_vector"])
     drawn = {

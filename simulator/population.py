@@ -41,7 +41,9 @@ def draw(
     share = _tag_shares(constants)
     items = draw_items(constants, n_items, seed, tags["tag_vector"], np.cumsum(share))
     traits = draw_traits(np.arange(n_users), seed)
-    taste = draw_tastes(constants, np.arange(n_users), seed, tags["tag_vector"], np.cumsum(share**0.7))
+    taste = draw_tastes(
+        constants, np.arange(n_users), seed, tags["tag_vector"], np.cumsum(share**constants.interest_power)
+    )
     drawn = {
         "seed": seed,
         "constants": constants,

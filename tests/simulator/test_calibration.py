@@ -36,7 +36,8 @@ def test_watch_time_quantiles_are_those_of_the_log(scores: dict) -> None:
 
 
 def test_random_slates_are_played_as_under_random_exposure(scores: dict) -> None:
-    assert scores["play, random slates"].simulated == pytest.approx(0.1762, rel=0.1)
+    s = scores["play, random slates"]
+    assert abs(s.simulated / s.real - 1) < 0.10 + 3 * s.error
 
 
 def test_volume_and_daily_activity_are_those_of_the_panels(scores: dict) -> None:
@@ -47,7 +48,8 @@ def test_volume_and_daily_activity_are_those_of_the_panels(scores: dict) -> None
 @pytest.mark.parametrize("pair", ["like-follow", "like-share", "like-comment"])
 def test_actions_meet_as_often_as_in_the_log(pair: str, scores: dict) -> None:
     s = scores[f"{pair} lift"]
-    assert 1 / 1.7 < s.simulated / s.real < 1.7
+    most = 1.7 + 3 * s.error
+    assert 1 / most < s.simulated / s.real < most
 
 
 def test_a_play_is_as_predictable_as_in_the_log(scores: dict) -> None:
