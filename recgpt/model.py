@@ -303,7 +303,9 @@ class _Block(nn.Module):
             if isinstance(only, Tensor):
                 x = take(x, only)
                 q = q.gather(2, only[:, None, None, None].expand(-1, *q.shape[1:2], 1, q.shape[3]))
-                mask = mask.expand(len(x), -1, -1, -1)[torch.arange(len(x)), :, only][:, :, None]
+                mask = mask.expand(len(x), -1, -1, -1)[torch.arange(len(x), device=x.device), :, only][
+                    :, :, None
+                ]
             dropout = self.p if self.training else 0.0
             attended = softmax_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
         x = self.norm_attention(x + self.dropout(self.out(attended)))
