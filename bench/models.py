@@ -31,13 +31,15 @@ EPOCHS = 6
 TRIALS: tuple[dict[str, float], ...] = ({"dropout": 0.2}, {"dropout": 0.4}, {"training.lr": 4e-3})
 """What differs from dropout .3 and lr .002."""
 
+TRIED = ("recgpt", *(model for model in MODELS if model != "poprec"))
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
     trials = commands.add_parser("trials")
     trials.add_argument("data", type=Path)
-    trials.add_argument("--models", help="with commas; all by default")
+    trials.add_argument("--models", type=_models, help="with commas; all by default")
     trials.add_argument("--workers", type=int, default=1)
     trials.set_defaults(run=run_trials)
     table = commands.add_parser("table")
@@ -49,10 +51,18 @@ def main() -> None:
     arguments.run(arguments)
 
 
+def _models(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in TRIED:
+            raise argparse.ArgumentTypeError(f"no model {name!r}; known models: {', '.join(TRIED)}")
+    return names
+
+
 def run_trials(arguments: argparse.Namespace) -> None:
-    models = arguments.models.split(",") if arguments.models else ["recgpt", *MODELS]
+    models = arguments.models or TRIED
     held = {(row["model"], json.dumps(row["trial"])) for row in _read(arguments.out)["trials"]}
-    todo = [(m, t) for m in models for t in TRIALS if m != "poprec" and (m, json.dumps(t)) not in held]
+    todo = [(m, t) for m in models for t in TRIALS if (m, json.dumps(t)) not in held]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(trial, arguments.data, model, changes) for model, changes in todo]
         for job in as_completed(jobs):
@@ -60,7 +70,10 @@ def run_trials(arguments: argparse.Namespace) -> None:
             document = _read(arguments.out)
             document["trials"].append(row)
             _write(arguments.out, document)
-            print(f"{row['model']:12} {row['trial']}: NDCG@10 {row['ndcg@10']:.4f}, {row['cpu_s']} CPU s")
+            print(
+                f"{row['model']:12} {row['trial']}: NDCG@10 {row['ndcg@10']:.4f}, {row['cpu_s']} CPU s",
+                flush=True,
+            )
 
 
 def trial(data: Path, model: str, changes: dict[str, float]) -> dict[str, Any]:
