@@ -45,6 +45,8 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
     held = current(store.cells())
     todo = missing(held, wanted)
     say(f"{len(todo)} of {len(plan(wanted))} cells to run")
+    if not todo or place.minutes == 0:
+        return todo
     deadline = None if place.minutes is None else time.time() + 60 * place.minutes
     commit = head_commit()
     spawn = get_context("spawn")
