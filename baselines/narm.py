@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from baselines.batches import Batch
 from baselines.layers import initialise, last_slot, sigmoid_attention
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
