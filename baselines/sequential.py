@@ -22,6 +22,8 @@ from baselines.cooccurrence import item_vectors
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
+from baselines.layers import last_slot
+from baselines.losses import NextItemLoss
 from baselines.toplist import padded_width, top_items
 from baselines.training import Epoch, Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
 
@@ -61,6 +63,25 @@ class SequenceNetwork(nn.Module):
 
     def table(self) -> Tensor:
         return self.items.weight
+
+
+class PrefixNetwork(SequenceNetwork):
+    """A network that looks back over a whole prefix from its last slot: a subclass gives `prefixes`."""
+
+    next_item_loss: NextItemLoss
+
+    def prefixes(self, items: Tensor, ends: Tensor) -> Tensor:
+        """The vectors of the prefixes that end with slots `ends` (B, P): (B, P, d)."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
+        h = self.prefixes(batch.items, slot.expand(batch.items.shape))  # (B, T, d)
+        real = batch.targets > 0
+        return self.next_item_loss(h[real], self.table(), batch.targets[real], generator)
+
+    def encode(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.prefixes(items, last_slot(items)[:, None])[:, 0]  # (B, d)
 
 
 class Preset(NamedTuple):
