@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from baselines.batches import Batch
 from baselines.layers import UserVectors, initialise
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 

@@ -28,22 +28,17 @@ import torch
 from torch import Tensor, nn
 
 from baselines.base import MAX_LENGTH
-from baselines.batches import Batch
-from baselines.layers import CausalAttention, FeedForward, initialise, last_slot, take
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.layers import CausalAttention, FeedForward, take
+from baselines.losses import LossSettings
+from baselines.sasrec import SASRecNetwork, SASRecSettings
+from baselines.sequential import Preset, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
 @dataclass(frozen=True)
-class BSARecSettings:
-    dim: int = 64
-    layers: int = 2
-    heads: int = 1
-    dropout: float = 0.2
-    attention_dropout: float | None = None  # None = as `dropout`
+class BSARecSettings(SASRecSettings):
     alpha: float = 0.7  # the filter's part of a layer; the rest is attention's
     cutoff: int = 5  # c: frequencies up to c // 2 waves in 50 slots are low
-    loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -82,8 +77,7 @@ class FilteredBlock(nn.Module):
         super().__init__()
         self.alpha = s.alpha
         self.filter = FrequencyFilter(s.dim, s.cutoff, s.dropout)
-        attention_dropout = s.dropout if s.attention_dropout is None else s.attention_dropout
-        self.attention = CausalAttention(s.dim, s.heads, attention_dropout)
+        self.attention = CausalAttention(s.dim, s.heads, s.dropout_of_attention)
         self.feed_forward = FeedForward(s.dim, 4 * s.dim, s.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(s.dim), nn.LayerNorm(s.dim)
         self.drop = nn.Dropout(s.dropout)
@@ -101,36 +95,12 @@ class FilteredBlock(nn.Module):
         return y
 
 
-class BSARecNetwork(SequenceNetwork):
-    def __init__(self, n_items: int, settings: BSARecSettings) -> None:
-        super().__init__()
-        s = settings
-        self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
-        self.positions = nn.Embedding(MAX_LENGTH, s.dim)
-        self.norm = nn.LayerNorm(s.dim)
-        self.drop = nn.Dropout(s.dropout)
-        self.blocks = nn.ModuleList(FilteredBlock(s) for _ in range(s.layers))
-        self.next_item_loss = NextItemLoss(s.loss)
-        initialise(self)
+class BSARecNetwork(SASRecNetwork):
+    """SASRec's with a filter in each layer."""
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        x = self._embed(batch.items)
-        for block in self.blocks:
-            x = block(x)
-        real = batch.targets > 0
-        return self.next_item_loss(x[real], self.table(), batch.targets[real], generator)
-
-    def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        x = self._embed(items)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        last: FilteredBlock = self.blocks[-1]  # type: ignore[assignment]
-        return last.at(x, last_slot(items))[:, 0]
-
-    def _embed(self, items: Tensor) -> Tensor:
-        position = torch.arange(items.shape[1], device=items.device)
-        x: Tensor = self.drop(self.norm(self.items(items) + self.positions(position)))
-        return x
+    def block(self, s: SASRecSettings) -> nn.Module:
+        assert isinstance(s, BSARecSettings), f"settings are {type(s).__name__}"
+        return FilteredBlock(s)
 
 
 class BSARec(SequentialRecommender):

@@ -68,6 +68,9 @@ def restore(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: str |
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model that its header describes: {reason}") from error
+    for name, tensor in network.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path} has weights that are no numbers, in {name}; train the model again")
 
 
 def settings_of(kind: type[T], fields: Any, path: str | Path) -> T:

@@ -27,15 +27,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH, Ids, State
 from baselines.batches import Batch
 from baselines.layers import initialise, last_slot
-from baselines.sequential import (
-    MAX_SINCE,
-    LossSettings,
-    NextItemLoss,
-    Preset,
-    SequenceNetwork,
-    SequentialRecommender,
-    check_reach,
-)
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import MAX_SINCE, Preset, SequenceNetwork, SequentialRecommender, check_reach
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 POOL = 100

@@ -134,8 +134,12 @@ def read_columns(path: str | Path, columns: Mapping[str, str] | None) -> dict[st
             raise ValueError(f"columns maps {role!r}; known roles: user, item, time")
         if name not in known:
             raise ValueError(f"{path} has no column {name!r} for {role}; known: {', '.join(known)}")
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(f"columns gives two roles to a column ({_pairs(columns)}); each has one of its own")
     table = _read_arrow(path, columns)
     for name in columns.values():
+        if pa.types.is_nested(table[name].type):
+            raise ValueError(f"column {name!r} of {path} holds {table[name].type}, not one value a row")
         if table[name].null_count:
             raise ValueError(f"column {name!r} of {path} has {table[name].null_count} empty cells; fill them")
     return {role: _decoded(table[name]) for role, name in columns.items()}
@@ -302,6 +306,10 @@ def _plain_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         return texts
     return numbers if numbers.cast(pa.string()).equals(texts) else texts
+
+
+def _pairs(columns: Mapping[str, str]) -> str:
+    return ",".join(f"{role}={name}" for role, name in columns.items())
 
 
 def _one_line(error: Exception) -> str:

@@ -25,19 +25,15 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch, uniform_negatives
 from baselines.layers import CausalAttention, initialise, last_slot, take
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sasrec import SASRecSettings
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
 @dataclass(frozen=True)
-class ESASRecSettings:
-    dim: int = 64
-    layers: int = 2
-    heads: int = 1
-    dropout: float = 0.2
-    attention_dropout: float | None = None  # None = as `dropout`
+class ESASRecSettings(SASRecSettings):
     calibration: float = 0.75  # t of gBCE, where the loss is "bce": 0 = plain BCE, 1 = unbiased probabilities
-    loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if not 0 <= self.calibration <= 1:
@@ -84,11 +80,12 @@ class ESASRecNetwork(SequenceNetwork):
     def __init__(self, n_items: int, settings: ESASRecSettings) -> None:
         super().__init__()
         s = settings
-        attention = s.dropout if s.attention_dropout is None else s.attention_dropout
         self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
         self.positions = nn.Embedding(MAX_LENGTH, s.dim)
         self.drop = nn.Dropout(s.dropout)
-        self.blocks = nn.ModuleList(GatedBlock(s.dim, s.heads, s.dropout, attention) for _ in range(s.layers))
+        self.blocks = nn.ModuleList(
+            GatedBlock(s.dim, s.heads, s.dropout, s.dropout_of_attention) for _ in range(s.layers)
+        )
         self.norm = nn.LayerNorm(s.dim)
         self.settings = s
         self.next_item_loss = NextItemLoss(s.loss)

@@ -1,13 +1,17 @@
 """Losses of next-item prediction: BCE and BPR with a slot's own negatives, sampled softmax, BPR-max and
-TOP1-max with negatives of the batch, full softmax in row chunks.
+TOP1-max with negatives of the batch, full softmax in row chunks; and the choice among them, LossSettings.
 
 All take the hidden vectors h of the slots that have a target, (N, d), and their targets, (N,), and return the
 mean over slots. Logits are inner products with rows of the item table, (n_items + 1, d); row 0 is padding.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from baselines.batches import uniform_negatives
 
 
 def bce_with_negatives(h: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -90,6 +94,45 @@ class FullSoftmax:
             self._buffers = [torch.empty(size, dtype=self.dtype, device=table.device) for _ in range(2)]
         logits, p = (buffer[: rows * len(table)].view(rows, len(table)) for buffer in self._buffers)
         return logits, p
+
+
+_SHARED = {"sampled": sampled_softmax, "bpr-max": bpr_max, "top1-max": top1_max}
+_OWN = {"bce": bce_with_negatives, "bpr": bpr}
+"""Losses by whose the negatives are: the batch's, or each slot's own."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The loss that a model is trained with, the same choices for all: "sampled" (softmax over the target and
+    n_negatives shared by the batch), "full" (softmax over all items), "bce" or "bpr" (n_negatives for each
+    slot), "bpr-max" or "top1-max" (n_negatives shared by the batch)."""
+
+    kind: str = "sampled"
+    n_negatives: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("full", *_SHARED, *_OWN):
+            known = ", ".join(("full", *_SHARED, *_OWN))
+            raise ValueError(f"loss {self.kind!r} is unknown; known losses: {known}")
+        if self.kind != "full" and self.n_negatives < 1:
+            raise ValueError(f"n_negatives is {self.n_negatives}; loss {self.kind!r} needs 1 or more")
+
+
+class NextItemLoss:
+    """The loss of LossSettings: h (N, d), the table, targets (N,) -> mean."""
+
+    def __init__(self, settings: LossSettings) -> None:
+        self.settings = settings
+        self._full = FullSoftmax()
+
+    def __call__(self, h: Tensor, table: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        n_items, k = len(table) - 1, self.settings.n_negatives
+        if self.settings.kind == "full":
+            return self._full(h, table, targets)
+        if loss := _SHARED.get(self.settings.kind):
+            return loss(h, table, targets, uniform_negatives(n_items, (k,), generator))
+        loss = _OWN[self.settings.kind]
+        return loss(h, table, targets, uniform_negatives(n_items, (len(h), k), generator))
 
 
 def _scores_and_softmax(

@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.batches import Batch
-from baselines.layers import initialise, last_slot, sigmoid_attention
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.layers import initialise, sigmoid_attention
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import PrefixNetwork, Preset, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
@@ -30,7 +30,7 @@ class NARMSettings:
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
 
-class NARMNetwork(SequenceNetwork):
+class NARMNetwork(PrefixNetwork):
     def __init__(self, n_items: int, settings: NARMSettings) -> None:
         super().__init__()
         s = settings
@@ -47,17 +47,7 @@ class NARMNetwork(SequenceNetwork):
         initialise(self, s.dim**-0.5)
         nn.init.normal_(self.weigh, std=hidden**-0.5)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
-        h = self.prefixes(batch.items, slot.expand(batch.items.shape))  # (B, T, d)
-        real = batch.targets > 0
-        return self.next_item_loss(h[real], self.table(), batch.targets[real], generator)
-
-    def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.prefixes(items, last_slot(items)[:, None])[:, 0]  # (B, d)
-
     def prefixes(self, items: Tensor, ends: Tensor) -> Tensor:
-        """The vectors of the prefixes that end with slots `ends` (B, P): (B, P, d)."""
         states, _ = self.gru(self.drop_items(self.items(items)))  # (B, T, H)
         last = states.gather(1, ends[:, :, None].expand(-1, -1, states.shape[2]))  # (B, P, H), global
         local = sigmoid_attention(self.query(last), self.key(states), self.weigh, states, ends)

@@ -28,8 +28,9 @@ from baselines.base import MAX_LENGTH, Ids, Interactions, Progress
 from baselines.batches import Batch, uniform_negatives
 from baselines.data import Validation
 from baselines.layers import initialise, last_slot, take
+from baselines.losses import LossSettings
 from baselines.sasrec import SASRecNetwork, SASRecSettings
-from baselines.sequential import LossSettings, Preset, SequenceNetwork, SequentialRecommender
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
@@ -28,19 +29,26 @@ class SASRecSettings:
     attention_dropout: float | None = None  # None = as `dropout`
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
+    @property
+    def dropout_of_attention(self) -> float:
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
 
 class SASRecNetwork(SequenceNetwork):
     def __init__(self, n_items: int, settings: SASRecSettings) -> None:
         super().__init__()
         s = settings
-        attention = s.dropout if s.attention_dropout is None else s.attention_dropout
         self.items = nn.Embedding(n_items + 1, s.dim, padding_idx=0)
         self.positions = nn.Embedding(MAX_LENGTH, s.dim)
         self.norm = nn.LayerNorm(s.dim)
         self.drop = nn.Dropout(s.dropout)
-        self.blocks = nn.ModuleList(Block(s.dim, s.heads, s.dropout, attention) for _ in range(s.layers))
+        self.blocks = nn.ModuleList(self.block(s) for _ in range(s.layers))
         self.next_item_loss = NextItemLoss(s.loss)
         initialise(self)
+
+    def block(self, s: SASRecSettings) -> nn.Module:
+        """A layer: forward (B, T, d) -> (B, T, d), and `at`, a row of it."""
+        return Block(s.dim, s.heads, s.dropout, s.dropout_of_attention)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         x = self._embed(batch.items)

@@ -6,7 +6,7 @@ own length alone, the number of threads is fixed, and ties go to the smaller ite
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from baselines.base import Ids, Interactions, Progress, State, recent, silent, without
-from baselines.batches import Batch, uniform_negatives, windows
+from baselines.batches import Batch, windows
 from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, settings_of
 from baselines.cooccurrence import item_vectors
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
-from baselines.losses import FullSoftmax, bce_with_negatives, bpr, bpr_max, sampled_softmax, top1_max
+from baselines.layers import last_slot
+from baselines.losses import NextItemLoss
 from baselines.toplist import padded_width, top_items
 from baselines.training import Epoch, Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
 
@@ -64,24 +65,23 @@ class SequenceNetwork(nn.Module):
         return self.items.weight
 
 
-_SHARED = {"sampled": sampled_softmax, "bpr-max": bpr_max, "top1-max": top1_max}
-_OWN = {"bce": bce_with_negatives, "bpr": bpr}
-"""Losses by whose the negatives are: the batch's, or each slot's own."""
+class PrefixNetwork(SequenceNetwork):
+    """A network that looks back over a whole prefix from its last slot: a subclass gives `prefixes`."""
 
+    next_item_loss: NextItemLoss
 
-@dataclass(frozen=True)
-class LossSettings:
-    """The loss that a model is trained with, the same choices for all: "sampled" (softmax over the target and
-    n_negatives shared by the batch), "full" (softmax over all items), "bce" or "bpr" (n_negatives for each
-    slot), "bpr-max" or "top1-max" (n_negatives shared by the batch)."""
+    def prefixes(self, items: Tensor, ends: Tensor) -> Tensor:
+        """The vectors of the prefixes that end with slots `ends` (B, P): (B, P, d)."""
+        raise NotImplementedError
 
-    kind: str = "sampled"
-    n_negatives: int = 1024
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
+        h = self.prefixes(batch.items, slot.expand(batch.items.shape))  # (B, T, d)
+        real = batch.targets > 0
+        return self.next_item_loss(h[real], self.table(), batch.targets[real], generator)
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("full", *_SHARED, *_OWN):
-            known = ", ".join(("full", *_SHARED, *_OWN))
-            raise ValueError(f"loss {self.kind!r} is unknown; known losses: {known}")
+    def encode(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.prefixes(items, last_slot(items)[:, None])[:, 0]  # (B, d)
 
 
 class Preset(NamedTuple):
@@ -91,23 +91,6 @@ class Preset(NamedTuple):
     settings: Any
     training: TrainingSettings
     source: str
-
-
-class NextItemLoss:
-    """The loss of LossSettings: h (N, d), the table, targets (N,) -> mean."""
-
-    def __init__(self, settings: LossSettings) -> None:
-        self.settings = settings
-        self._full = FullSoftmax()
-
-    def __call__(self, h: Tensor, table: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        n_items, k = len(table) - 1, self.settings.n_negatives
-        if self.settings.kind == "full":
-            return self._full(h, table, targets)
-        if loss := _SHARED.get(self.settings.kind):
-            return loss(h, table, targets, uniform_negatives(n_items, (k,), generator))
-        loss = _OWN[self.settings.kind]
-        return loss(h, table, targets, uniform_negatives(n_items, (len(h), k), generator))
 
 
 class SequentialRecommender:
@@ -162,7 +145,7 @@ class SequentialRecommender:
                 interactions, self.training.validation_users, self.training.seed
             )
         with torch_threads(self.training.threads), seeded(self.training.seed):
-            network = self.build(self.n_users, self.n_items)
+            network = self._built()
             if self._start is not None:
                 network.load_state_dict(self._start)
             elif self.training.item_start == "cooccurrence":
@@ -346,17 +329,19 @@ class SequentialRecommender:
             settings_of(cls.settings_type, header["settings"], path),
             replace(training, device=device or usable_device(training.device)),
         )
-        model.n_users, model.n_items = header["n_users"], header["n_items"]
-        model.data_hash = header["data_hash"]
         model._item_counts = tensors.pop("item_counts").numpy()
         try:
+            model.n_users, model.n_items = int(header["n_users"]), int(header["n_items"])
+            if model._item_counts.shape != (model.n_items + 1,):
+                raise ValueError(f"{len(model._item_counts) - 1} item counts for {model.n_items} items")
+            model.data_hash = header["data_hash"]
             model.runs = [
                 TrainingRun(tuple(Epoch(*e) for e in epochs), best) for epochs, best in header["runs"]
             ]
             model.restore_extra(header["extra"])
             with seeded(0):
-                network = model.build(model.n_users, model.n_items)
-        except (LookupError, TypeError) as error:
+                network = model._built()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{path} describes its model in a way that this version does not know ({error!r}); train the "
                 "model again"
@@ -364,6 +349,17 @@ class SequentialRecommender:
         restore(network, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, path)
         model._ready(network)
         return model
+
+    def _built(self) -> SequenceNetwork:
+        """The network with its first weights. ValueError where torch cannot make one of these sizes."""
+        try:
+            return self.build(self.n_users, self.n_items)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.name} cannot be built for {self.n_users} users and {self.n_items} items with these "
+                f"settings ({reason}); change them, such as to a dim of 64"
+            ) from error
 
     def _ready(self, network: SequenceNetwork) -> None:
         """Prepare serving: the item table by columns, and score buffers that every block reuses."""

@@ -18,9 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.batches import Batch
-from baselines.layers import initialise, last_slot, sigmoid_attention
-from baselines.sequential import LossSettings, NextItemLoss, Preset, SequenceNetwork, SequentialRecommender
+from baselines.layers import initialise, sigmoid_attention
+from baselines.losses import LossSettings, NextItemLoss
+from baselines.sequential import PrefixNetwork, Preset, SequentialRecommender
 from baselines.training import BEST_TRAINING, TrainingSettings
 
 
@@ -31,7 +31,7 @@ class STAMPSettings:
     loss: LossSettings = LossSettings()  # noqa: RUF009 - frozen
 
 
-class STAMPNetwork(SequenceNetwork):
+class STAMPNetwork(PrefixNetwork):
     def __init__(self, n_items: int, settings: STAMPSettings) -> None:
         super().__init__()
         s = settings
@@ -46,17 +46,7 @@ class STAMPNetwork(SequenceNetwork):
         initialise(self, s.dim**-0.5)
         nn.init.normal_(self.weigh, std=s.dim**-0.5)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
-        h = self.prefixes(batch.items, slot.expand(batch.items.shape))  # (B, T, d)
-        real = batch.targets > 0
-        return self.next_item_loss(h[real], self.table(), batch.targets[real], generator)
-
-    def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.prefixes(items, last_slot(items)[:, None])[:, 0]  # (B, d)
-
     def prefixes(self, items: Tensor, ends: Tensor) -> Tensor:
-        """The vectors of the prefixes that end with slots `ends` (B, P): (B, P, d)."""
         x = self.items(items)  # (B, T, d)
         at = ends[:, :, None].expand(-1, -1, x.shape[2])
         last = x.gather(1, at)  # (B, P, d)

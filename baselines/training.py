@@ -42,6 +42,9 @@ Validate = Callable[[], float]
 
 SCHEDULES = ("constant", "linear", "cosine")
 ITEM_STARTS = ("random", "cooccurrence")
+MAX_THREADS = 256
+"""torch falls over where it is to start tens of thousands of threads."""
+
 LAST_RATE = 0.05
 """Where the linear and the cosine schedule end, as a part of lr."""
 
@@ -75,6 +78,12 @@ class TrainingSettings:
         for name in ("weight_decay", "validation_users", "seed", "warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not math.isfinite(self.lr):
+            raise ValueError(f"lr is {self.lr}; give a finite rate, such as 0.001")
+        if self.threads > MAX_THREADS:
+            raise ValueError(f"threads is {self.threads}; it must be 1 to {MAX_THREADS}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be below 2^63")
         if self.max_targets is not None and self.max_targets <= 0:
             raise ValueError(f"max_targets is {self.max_targets}; give a number above 0, or None for all")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -353,6 +362,10 @@ def _epoch(state: _State, windows: Windows, loss: Loss, number: int, device: tor
     mean = float(sum_of_losses) / n_batches
     if not np.isfinite(mean):
         raise ArithmeticError(f"the loss of epoch {number} is {mean}; try a lower lr than {settings.lr}")
+    if not all(bool(weight.isfinite().all()) for weight in state.network.parameters()):
+        raise ArithmeticError(
+            f"weights are no numbers after epoch {number}; try a lower lr than {settings.lr}"
+        )
     return mean
 
 

@@ -27,7 +27,8 @@ import numpy as np
 from baselines.base import Ids, Progress, silent
 from baselines.data import Split, Validation
 from baselines.evaluate import evaluate_split, gains, hits
-from baselines.sequential import LossSettings, SequentialRecommender
+from baselines.losses import LossSettings
+from baselines.sequential import SequentialRecommender
 from recgpt.recall import split_ranks
 from recgpt.recommender import RecGPT
 from recgpt.stages import untrained
@@ -120,6 +121,8 @@ class Store:
             document: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             if not {"cells", "log"} <= set(document):
                 raise ValueError("it has no cells and log")
+            if not all(isinstance(cell, dict) for cell in document["cells"].values()):
+                raise ValueError("not all of its cells are objects")
         except ValueError as error:
             raise ValueError(f"{self.path} is no store of cells ({error}); name another file") from error
         return document

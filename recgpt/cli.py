@@ -14,23 +14,27 @@ import click
 from recgpt.options import (
     COLUMNS,
     MAX_LIST,
+    PRESETS,
     Columns,
     Commands,
+    ModelNames,
+    Names,
     RecallSplit,
     data_file,
     debug,
+    given,
     prompt_options,
+    refuse_both,
+    training_given,
     training_options,
+    with_loss,
 )
 from recgpt.printed import counts_table, results_table, summary
+from recgpt.published import DATA_FILES, PARTS
 
 if TYPE_CHECKING:
-    from baselines.base import Interactions
     from baselines.data import Renumbered, Split
-    from recgpt.recommender import RecGPT
-    from recgpt.stages import Row
 
-PRETRAINED, TUNED = "pretrained.safetensors", "tuned.safetensors"
 PROMPT_OPTIONS = ("tune_epochs", "prompts", "n_prompts", "prompt_slot_loss", "prompt_refresh")
 REVIEW_FORMATS = ("amazon-json", "amazon-csv", "amazon-csv-2018", "yelp-json", "table")
 
@@ -126,11 +130,12 @@ def pretrain(data: Path, out: Path, preset: str, **options: Any) -> None:
     Example:
       recgpt pretrain Beauty.txt --out checkpoints/beauty
     """
+    from recgpt.folder import PRETRAINED
     from recgpt.stages import untrained
 
-    sizes = _given(options, "dim", "layers", "dropout", "loss", "negatives", "user_vectors")
+    sizes = given(options, "dim", "layers", "dropout", "loss", "negatives", "user_vectors")
     split = _leave_one_out(data)
-    model = untrained("recgpt", preset, training=_training(options), settings=_with_loss(sizes))
+    model = untrained("recgpt", preset, training=training_given(options), settings=with_loss(sizes))
     model.resume_folder = out
     model.pretrain(split.train, _progress, validation=split.valid)
     model.save(out / PRETRAINED)
@@ -162,13 +167,14 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
     """
     from dataclasses import replace
 
+    from recgpt.folder import PRETRAINED, TUNED
     from recgpt.recommender import RecGPT
 
-    training = _training(options, "patience", "threads", "device")
+    training = training_given(options, "patience", "threads", "device")
     model = RecGPT.load(source / PRETRAINED, device=training["device"])
     split = _leave_one_out(data)
     model.training = replace(model.training, **training)
-    changes = _given(options)
+    changes = given(options)
     if lr is not None:
         changes["tune_lr_factor"] = lr / model.training.lr
     model.settings = replace(model.settings, **changes)
@@ -186,7 +192,12 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
     "--checkpoint", type=click.Path(path_type=Path), help="Folder of trained stages, to measure those."
 )
 @click.option(
-    "--models", default="recgpt", show_default=True, help="Names, with commas, to train and measure; or all."
+    "--models",
+    "names",
+    type=ModelNames(),
+    default="recgpt",
+    show_default=True,
+    help="Names, with commas, to train and measure; or all.",
 )
 @click.option("--split", "which", type=click.Choice(["test", "valid"]), default="test", show_default=True)
 @click.option("--masking", type=click.Choice(["seen", "none"]), default="seen", show_default=True,
@@ -199,7 +210,7 @@ def tune(data: Path, source: Path, out: Path, lr: float | None, **options: Any) 
 def evaluate(
     data: Path,
     checkpoint: Path | None,
-    models: str,
+    names: tuple[str, ...],
     which: str,
     masking: str,
     recall: tuple[int, int] | None,
@@ -218,24 +229,25 @@ def evaluate(
       recgpt eval Beauty.txt --checkpoint checkpoints/beauty
       recgpt eval Beauty.txt --models recgpt,sasrec,comirec,poprec --json
     """
-    from recgpt.stages import Row, document, train_and_measure, untrained
+    from recgpt.folder import measured
+    from recgpt.stages import document, train_and_measure, untrained
 
-    names = _known_models(models)
+    refuse_both("checkpoint", "names", "a checkpoint is measured as it is, and --models are trained first")
     split = _leave_one_out(data, exclude_history=masking == "seen")
     held_out = split.test if which == "test" else split.valid
-    tuning = _given(options, *PROMPT_OPTIONS)
-    training = _training(options)
-    rows: list[Row] = []
+    tuning = given(options, *PROMPT_OPTIONS)
+    training = training_given(options)
     if checkpoint is not None:
-        rows = _checkpoint_rows(checkpoint, split, held_out, recall, training["device"])
+        rows = measured(checkpoint, split, held_out, recall=recall, device=training["device"])
     else:
         if recall is not None:
             tuning["second_share"] = recall[1] / sum(recall)
-        untrained_models = [
+        models = [
             untrained(name, preset, training=training, settings=tuning if name == "recgpt" else None)
             for name in names
         ]
-        for model in untrained_models:
+        rows = []
+        for model in models:
             rows += train_and_measure(model, split, held_out, progress=_progress)
     found = {"data": data.stem, "split": which, "masking": masking, "results": document(rows)}
     _say(json.dumps(found, indent=2) if as_json else results_table(found))
@@ -247,9 +259,11 @@ def evaluate(
               show_default=True, help="Folder for tables, figures and checkpoints.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False),
               help="JSON file of the cells that have been run.  [OUT/cells.json]")  # fmt: skip
-@click.option("--parts", help="Of loss,table2,table3,figure4,figure5,ablation,comparison.  [all]")
-@click.option("--data", help="Of Sports,Beauty,Toys,Yelp.  [all]")
-@click.option("--presets", default="best,paper,authors", show_default=True)
+@click.option("--parts", type=Names("part", PARTS), default=",".join(PARTS), show_default="all",
+              help=f"Of {','.join(PARTS)}.")  # fmt: skip
+@click.option("--data", type=Names("data set", DATA_FILES), default=",".join(DATA_FILES), show_default="all",
+              help=f"Of {','.join(DATA_FILES)}.")  # fmt: skip
+@click.option("--presets", type=Names("preset", PRESETS), default=",".join(PRESETS), show_default=True)
 @click.option("--seeds", "n_seeds", type=click.IntRange(1), default=1, show_default=True,
               help="Of RecGPT (preset best), its ablations and SASRec, on Beauty and Toys.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time.")
@@ -261,9 +275,9 @@ def paper(
     folder: Path,
     out: Path,
     store: Path | None,
-    parts: str | None,
-    data: str | None,
-    presets: str,
+    parts: tuple[str, ...],
+    data: tuple[str, ...],
+    presets: tuple[str, ...],
     n_seeds: int,
     workers: int,
     threads: int,
@@ -282,17 +296,11 @@ def paper(
       recgpt paper data/sequential --store bench/paper.json --minutes 0
     """
     from baselines.distributed import pick_device
-    from recgpt.paper import PARTS, Wanted
-    from recgpt.published import DATA_FILES
+    from recgpt.paper import Wanted
     from recgpt.reproduce import Workplace, fill, write
     from recgpt.tables import to_markdown
 
-    wanted = Wanted(
-        parts=_chosen("part", parts, PARTS),
-        data=_chosen("data set", data, tuple(DATA_FILES)),
-        presets=_chosen("preset", presets, ("best", "paper", "authors")),
-        n_seeds=n_seeds,
-    )
+    wanted = Wanted(parts=parts, data=data, presets=presets, n_seeds=n_seeds)
     store = store or out / "cells.json"
     place = Workplace(
         folder, store, out / "checkpoints", workers, threads, device=pick_device(device), minutes=minutes
@@ -326,23 +334,15 @@ def recommend(
     Example:
       recgpt recommend Beauty.txt --checkpoint checkpoints/beauty --users 1,2,3 --k 5
     """
-    import numpy as np
+    from recgpt.folder import newest
+    from recgpt.lists import lists
 
-    read = _read(data)
-    interactions = read.interactions
-    model = _newest(checkpoint)
-    _check_items(model, interactions, data)
-    item_ids = _item_ids(model, read, data)
+    read, model = _read(data), newest(checkpoint)
     if recall is not None:
         k = sum(recall)
-        _force(model, recall)
-    chosen = _user_indices(users, read)
-    histories = interactions.histories(chosen, None)
-    hidden = histories[:, :0] if repeats else histories
-    for user, items in zip(chosen, model.recommend(chosen, histories, k, hidden), strict=True):
-        click.echo(
-            " ".join(str(id_) for id_ in (read.user_ids[user], *item_ids[items[np.flatnonzero(items)]]))
-        )
+        model.fix_split(*recall)
+    for user, items in lists(model, read, data, users=users, k=k, repeats=repeats):
+        click.echo(" ".join(map(str, (user, *items))))
 
 
 def _read(data: Path) -> "Renumbered":
@@ -359,130 +359,6 @@ def _leave_one_out(data: Path, *, exclude_history: bool = True) -> "Split":
     if not len(split.valid.users):
         raise ValueError(f"no user of {data} has three items or more, so none can be held out")
     return split
-
-
-def _checkpoint_rows(
-    folder: Path, split: "Split", held_out: Any, recall: tuple[int, int] | None, device: str
-) -> "list[Row]":
-    from recgpt.recommender import RecGPT
-    from recgpt.stages import measure
-
-    rows: list[Row] = []
-    for name in (PRETRAINED, TUNED):
-        if name == TUNED and not (folder / TUNED).exists():
-            continue
-        model = RecGPT.load(folder / name, device=device)
-        if model.data_hash != split.train.content_hash():
-            raise ValueError(f"{folder / name} was trained on other data than the training part of this file")
-        if recall is not None:
-            _force(model, recall)
-        rows += measure(model, held_out)
-    return rows
-
-
-def _newest(folder: Path) -> "RecGPT":
-    from recgpt.recommender import RecGPT
-
-    return RecGPT.load(folder / (TUNED if (folder / TUNED).exists() else PRETRAINED))
-
-
-def _force(model: "RecGPT", recall: tuple[int, int]) -> None:
-    from dataclasses import replace
-
-    model.settings = replace(model.settings, second_share=recall[1] / sum(recall))
-
-
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The options of these names (all that are left, where none is named) that were given, taken out."""
-    taken = {name: options.pop(name) for name in names or list(options)}
-    return {name: value for name, value in taken.items() if value not in (None, False)}
-
-
-def _training(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """As `_given`, for fields of TrainingSettings; the device is one that is there."""
-    from baselines.distributed import pick_device
-
-    given = _given(options, *names)
-    return {**given, "device": pick_device(given["device"])}
-
-
-def _with_loss(settings: dict[str, Any]) -> dict[str, Any]:
-    """`loss` and `negatives` as one LossSettings, where a loss is named."""
-    from baselines.sequential import LossSettings
-
-    loss, negatives = settings.pop("loss", None), settings.pop("negatives", None)
-    if loss is None and negatives is None:
-        return settings
-    loss = loss or "sampled"
-    return {**settings, "loss": LossSettings(loss, negatives or (1 if loss == "bce" else 1024))}
-
-
-def _chosen(what: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The names in `text`, in the order of `known`; all for None."""
-    if text is None:
-        return known
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names or [text]:
-        if name not in known:
-            raise LookupError(f"unknown {what} {name!r}; known: {', '.join(known)}")
-    return tuple(name for name in known if name in names)
-
-
-def _known_models(models: str) -> list[str]:
-    import difflib
-
-    from baselines import MODELS
-
-    known = sorted({*MODELS, "recgpt"})
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    if names == ["all"]:
-        return known
-    for name in names or [models]:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise LookupError(f"unknown model {name!r}; known models: {', '.join(known)}.{hint}")
-    return names
-
-
-def _check_items(model: "RecGPT", interactions: "Interactions", data: Path) -> None:
-    if interactions.n_items > model.n_items:
-        raise ValueError(
-            f"{data} has item {interactions.n_items}, but the checkpoint knows items 1 to {model.n_items}; "
-            "train it on this file"
-        )
-
-
-def _item_ids(model: "RecGPT", read: "Renumbered", data: Path) -> Any:
-    """The id in DATA of each item that the model knows. The numbers of a table's items hold for that table
-    alone, so another table must not meet the checkpoint."""
-    import numpy as np
-
-    from baselines.data import is_table, leave_one_out
-
-    if not is_table(data):
-        return np.arange(model.n_items + 1)
-    if model.data_hash != leave_one_out(read.interactions).train.content_hash():
-        raise ValueError(
-            f"the checkpoint was trained on other data than the table {data}, and each table numbers items "
-            "anew; turn tables into sequence text with `recgpt prepare` and train on that"
-        )
-    return read.item_ids
-
-
-def _user_indices(users: str | None, read: "Renumbered") -> Any:
-    import numpy as np
-
-    if users is None:
-        return np.flatnonzero(read.interactions.lengths)
-    index = {str(id_): user for user, id_ in enumerate(read.user_ids.tolist())}
-    words = [word.strip() for word in users.split(",")]
-    for word in words:
-        if word not in index:
-            raise ValueError(
-                f"user {word!r} is not in the data; its users are {read.user_ids[0]} to {read.user_ids[-1]}"
-            )
-    return np.array([index[word] for word in words], np.int64)
 
 
 def _progress(stage: str, fraction: float) -> None:

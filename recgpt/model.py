@@ -71,7 +71,7 @@ class DecoderSettings:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.dim % self.heads:
             raise ValueError(f"dim {self.dim} does not divide into {self.heads} heads")
-        for name in ("layers", "expand", "user_dim"):
+        for name in ("dim", "layers", "expand", "user_dim"):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"{name} is {size}; it must be at least 1")

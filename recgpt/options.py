@@ -1,17 +1,21 @@
-"""Options of the commands: types, groups of options that several commands share, and how errors end.
+"""Options of the commands: types, groups of options that several commands share, what was given, and how
+errors end.
 
-Nothing here knows a model; `--help` needs no more than click.
+`--help` needs no more of this than click; a model is only looked up by name when one is named.
 """
 
+import difflib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 
 MAX_LIST = 50
+PRESETS = ("best", "paper", "authors")
 RANK_PATIENCE_S = 5
 COLUMNS = "recgpt.columns"
 """Where the context keeps --columns."""
@@ -72,6 +76,87 @@ class Columns(click.ParamType):
         return columns
 
 
+class Names(click.ParamType):
+    """Names with commas, of those that are known, in their order."""
+
+    name = "name,..."
+
+    def __init__(self, what: str, known: Iterable[str]) -> None:
+        self.what, self.known = what, tuple(known)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = _names(value)
+        for name in names:
+            if name not in self.known:
+                self.fail(f"unknown {self.what} {name!r}; known: {', '.join(self.known)}", param, ctx)
+        return tuple(name for name in self.known if name in names)
+
+
+class ModelNames(click.ParamType):
+    """Names of models with commas, in the order given; `all` is every one."""
+
+    name = "model,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        from baselines import MODELS
+
+        known = sorted({*MODELS, "recgpt"})
+        names = _names(value)
+        if names == ("all",):
+            return tuple(known)
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                self.fail(f"unknown model {name!r}; known models: {', '.join(known)}.{hint}", param, ctx)
+        return names
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Each name once; the value itself where there is none. A default may be read twice, as names already."""
+    if isinstance(value, tuple):
+        return value
+    names = [name.strip() for name in str(value).split(",") if name.strip()]
+    return tuple(dict.fromkeys(names or [str(value)]))
+
+
+def given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of these names (all that are left, where none is named) that were given, taken out."""
+    taken = {name: options.pop(name) for name in names or list(options)}
+    return {name: value for name, value in taken.items() if value not in (None, False)}
+
+
+def training_given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """As `given`, for fields of TrainingSettings; the device is one that is there."""
+    from baselines.distributed import pick_device
+
+    found = given(options, *names)
+    return {**found, "device": pick_device(found["device"])}
+
+
+def with_loss(settings: dict[str, Any]) -> dict[str, Any]:
+    """`loss` and `negatives` as one LossSettings, where either is named."""
+    from baselines.losses import LossSettings
+
+    loss, negatives = settings.pop("loss", None), settings.pop("negatives", None)
+    if loss is None and negatives is None:
+        return settings
+    loss = loss or "sampled"
+    return {**settings, "loss": LossSettings(loss, negatives or (1 if loss == "bce" else 1024))}
+
+
+def refuse_both(one: str, other: str, reason: str) -> None:
+    """Raise UsageError where both parameters of the running command were given."""
+    ctx = click.get_current_context()
+    if all(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in (one, other)):
+        flags = {param.name: param.opts[0] for param in ctx.command.params}
+        raise click.UsageError(f"{flags[one]} and {flags[other]} are both given; {reason}")
+
+
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["recgpt.debug"] = ctx.meta.get("recgpt.debug", False) or value
 
@@ -109,7 +194,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     devices, device = click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is a GPU."
     preset_help = "best: what validation chose; paper: the published method; authors: their published code."
     options = [
-        click.option("--preset", type=click.Choice(["best", "paper", "authors"]), default="best",
+        click.option("--preset", type=click.Choice(PRESETS), default="best",
                      show_default=True, help=preset_help),
         click.option("--epochs", type=click.IntRange(1), help="Of training, at most.  [the preset's]"),
         click.option("--lr", type=click.FloatRange(0, min_open=True), help="Rate.  [the preset's]"),

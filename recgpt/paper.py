@@ -12,10 +12,9 @@ import numpy as np
 
 from recgpt.ablations import DATA_OF, LONG_BCE, NO_PROMPTS, ablation, variants, without_defaults
 from recgpt.cells import Cell
-from recgpt.published import DATA_FILES, TABLE_2, TABLE_3
+from recgpt.published import DATA_FILES, PARTS, TABLE_2, TABLE_3
 from recgpt.tables import COMPARED_COLUMNS, Seeds, Table, compare, compared, find, holm
 
-PARTS = ("loss", "table2", "table3", "figure4", "figure5", "ablation", "comparison")
 BASELINES = {
     "PopRec": "poprec",
     "BPR": "bpr",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.batches import Batch
-from baselines.sequential import LossSettings, NextItemLoss
+from baselines.losses import LossSettings, NextItemLoss
 from baselines.training import Loss
 from recgpt.model import Decoder
 

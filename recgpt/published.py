@@ -10,6 +10,9 @@ DATA_FILES = {
     "Yelp": "Yelp.txt",
 }
 
+PARTS = ("loss", "table2", "table3", "figure4", "figure5", "ablation", "comparison")
+"""Of the paper as `recgpt paper` writes it again."""
+
 _TABLE_2 = """
 PopRec|.0052 .0028 .0081 .0037|.0064 .0030 .0098 .0040|.0039 .0021 .0070 .0031|.0045 .0023 .0091 .0038
 BPR|.0030 .0019 .0055 .0027|.0038 .0026 .0060 .0033|.0030 .0019 .0047 .0024|.0023 .0015 .0039 .0021

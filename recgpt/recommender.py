@@ -147,6 +147,10 @@ class RecGPT(SequentialRecommender):
             return k - n, n
         return split_for(k, self.splits)
 
+    def fix_split(self, m: int, n: int) -> None:
+        """From now on lists are put together as m + n items are: in this proportion at any length."""
+        self.settings = replace(self.settings, second_share=n / (m + n))
+
     def extra(self) -> dict[str, Any]:
         return {
             "tuned": self.tuned,

@@ -35,6 +35,10 @@ class Workplace:
     device: str = "cpu"
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes >= 0:
+            raise ValueError(f"minutes is {self.minutes}; give 0 (run none) or more")
+
 
 def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
     """Run what is missing; the cells that still are. Raises ValueError for a missing data file."""
@@ -45,6 +49,8 @@ def fill(wanted: Wanted, place: Workplace, say: Say) -> list[Cell]:
     held = current(store.cells())
     todo = missing(held, wanted)
     say(f"{len(todo)} of {len(plan(wanted))} cells to run")
+    if not todo or place.minutes == 0:
+        return todo
     deadline = None if place.minutes is None else time.time() + 60 * place.minutes
     commit = head_commit()
     spawn = get_context("spawn")

@@ -7,7 +7,8 @@ be measured (`recgpt paper --parts ablation` measures those of `best`).
 
 from dataclasses import dataclass, replace
 
-from baselines.sequential import LossSettings, Preset
+from baselines.losses import LossSettings
+from baselines.sequential import Preset
 from baselines.training import BEST_TRAINING, TrainingSettings
 from recgpt.model import DecoderSettings
 from recgpt.tune import PromptSettings

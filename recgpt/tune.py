@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baselines.batches import Batch
-from baselines.sequential import LossSettings, NextItemLoss
+from baselines.losses import LossSettings, NextItemLoss
 from baselines.training import Loss
 from recgpt.model import Decoder
 from recgpt.prompts import MAX_PROMPTS, PROMPTERS, SLOT_LOSSES, Augmented, generate_leaking

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -28,27 +28,69 @@ class _DuckDialect(PGDialect):
 _DIALECT = _DuckDialect(paramstyle="numeric_dollar")
 
 
-class Duck:
-    """One connection to one DuckDB file, or to a database in memory. Not to be shared between threads."""
+class DuckConnection:
+    """What a warehouse and a foreign log have in common: statements run, and failures are one sentence.
 
-    def __init__(self, path: str, *, memory_limit: str, threads: int, read_only: bool) -> None:
-        self.path = path
-        self.read_only = read_only
-        self._connection = _connect(path, memory_limit=memory_limit, threads=threads, read_only=read_only)
+    A number that does not fit its type is an OverflowError, a closed connection a ValueError, anything else
+    what a subclass makes of it. Not to be shared between threads.
+    """
+
+    overflows: ClassVar[tuple[type[duckdb.Error], ...]] = (duckdb.OutOfRangeException,)
+
+    def __init__(self, name: str, connection: duckdb.DuckDBPyConnection) -> None:
+        self.name = name
+        self._connection = connection
 
     def close(self) -> None:
         self._connection.close()
+
+    def rows(self, statement: sa.Executable) -> list[tuple[Any, ...]]:
+        """All rows as Python values; integers of any size stay exact."""
+        with self._told():
+            return self._connection.execute(*compiled(statement)).fetchall()
+
+    @contextmanager
+    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
+        """The answer to a SELECT as a table for further questions inside the block; no file holds it, so a
+        read-only database may have it as well."""
+        text, parameters = compiled(statement)
+        with self._told():
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {text}", parameters)
+        columns = [sa.column(column.name, column.type) for column in statement.selected_columns]
+        try:
+            yield sa.table(name, *columns, schema="temp")
+        finally:
+            self._connection.execute(f"DROP TABLE temp.{name}")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.ConnectionException as error:
+            raise ValueError(f"{self.name} is closed; open it again") from error
+        except self.overflows as error:
+            raise OverflowError(f"{self.name}: {first_line(error)}") from error
+        except duckdb.Error as error:
+            raise self._failure(first_line(error)) from error
+
+    def _failure(self, reason: str) -> Exception:
+        raise NotImplementedError
+
+
+class Duck(DuckConnection):
+    """One connection to one DuckDB file, or to a database in memory."""
+
+    def __init__(self, path: str, *, memory_limit: str, threads: int, read_only: bool) -> None:
+        connection = _connect(path, memory_limit=memory_limit, threads=threads, read_only=read_only)
+        super().__init__(f"the warehouse {path}", connection)
+        self.path = path
+        self.read_only = read_only
 
     def write(self, statement: sa.Executable) -> int:
         """Run a statement that changes the database, and return how many rows it wrote."""
         with self._told():
             written = self._connection.execute(*compiled(statement)).fetchone()
         return written[0] if written else 0
-
-    def rows(self, statement: sa.Executable) -> list[tuple[Any, ...]]:
-        """All rows as Python values; integers of any size stay exact."""
-        with self._told():
-            return self._connection.execute(*compiled(statement)).fetchall()
 
     def table(self, statement: sa.Executable) -> pa.Table:
         """All rows as an Arrow table. Integers wider than 64 bits would become floats: cast them first."""
@@ -61,16 +103,6 @@ class Duck:
         text, parameters = compiled(statement)
         with self._told():
             yield from self._connection.sql(text, params=parameters).to_arrow_reader(rows_per_block)
-
-    @contextmanager
-    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
-        """The answer to a SELECT as a table for further questions inside the block; no file holds it."""
-        with self._told():
-            keep(self._connection, name, statement)
-        try:
-            yield kept_table(name, statement)
-        finally:
-            self._connection.execute(f"DROP TABLE temp.{name}")
 
     @contextmanager
     def staged(self, name: str, table: pa.Table) -> Iterator[None]:
@@ -107,31 +139,11 @@ class Duck:
                 raise ValueError(f"only one SELECT can be asked here, not {text.strip()[:60]!r}")
             return self._connection.sql(text).to_arrow_table()
         except duckdb.Error as error:
-            raise ValueError(f"the query does not run: {_first_line(error)}") from error
+            raise ValueError(f"the query does not run: {first_line(error)}") from error
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Failures of the database (a full disk, too little memory, a closed file) as one sentence."""
-        try:
-            yield
-        except duckdb.ConnectionException as error:
-            raise ValueError(f"the warehouse {self.path} is closed; open it again") from error
-        except duckdb.OutOfRangeException as error:
-            raise OverflowError(f"{self.path}: {_first_line(error)}") from error
-        except duckdb.Error as error:
-            raise OSError(f"the database {self.path} failed: {_first_line(error)}") from error
-
-
-def keep(connection: duckdb.DuckDBPyConnection, name: str, statement: sa.Select) -> None:
-    """Make the answer to a SELECT a temporary table, which a read-only database may have as well."""
-    text, parameters = compiled(statement)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {text}", parameters)
-
-
-def kept_table(name: str, statement: sa.Select) -> sa.FromClause:
-    """The temporary table with the columns of its statement."""
-    columns = [sa.column(column.name, column.type) for column in statement.selected_columns]
-    return sa.table(name, *columns, schema="temp")
+    def _failure(self, reason: str) -> Exception:
+        """A full disk or too little memory, as a rule."""
+        return OSError(f"the database {self.path} failed: {reason}")
 
 
 def compiled(statement: sa.Executable) -> tuple[str, Sequence[Any]]:
@@ -154,7 +166,7 @@ def _connect(path: str, *, memory_limit: str, threads: int, read_only: bool) -> 
     try:
         return duckdb.connect(path, read_only=read_only, config=config)
     except duckdb.ParserException as error:
-        raise ValueError(f"memory limit {memory_limit!r} is no size: {_first_line(error)}") from error
+        raise ValueError(f"memory limit {memory_limit!r} is no size: {first_line(error)}") from error
     except duckdb.Error as error:
         raise _opening_error(path, error) from error
 
@@ -183,9 +195,10 @@ def _opening_error(path: str, error: duckdb.Error) -> Exception:
             f"{path} is not a DuckDB file; give a database that a run has written, or a new path"
         )
     if "version" in message:
-        return ValueError(f"{path} was written by another version of DuckDB: {_first_line(error)}")
-    return OSError(f"cannot open {path}: {_first_line(error)}")
+        return ValueError(f"{path} was written by another version of DuckDB: {first_line(error)}")
+    return OSError(f"cannot open {path}: {first_line(error)}")
 
 
-def _first_line(error: duckdb.Error) -> str:
+def first_line(error: Exception) -> str:
+    """What a database says, without its drawing of where in the statement."""
     return str(error).strip().splitlines()[0]

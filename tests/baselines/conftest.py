@@ -29,7 +29,7 @@ def small_model(name: str, *, seed: int = 0, epochs: int = 15) -> Any:
     cls = model_class(name)
     if not hasattr(cls, "settings_type"):
         return cls()
-    from baselines.sequential import LossSettings
+    from baselines.losses import LossSettings
     from baselines.training import TrainingSettings
 
     loss = LossSettings("sampled", 30)

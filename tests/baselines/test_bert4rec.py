@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from baselines.base import Interactions
 from baselines.batches import batches, windows
 from baselines.bert4rec import BERT4RecNetwork, BERT4RecSettings, cloze
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from baselines.training import seeded
 
 SIZES = BERT4RecSettings(dim=8, heads=2, dropout=0.0, loss=LossSettings("full"))

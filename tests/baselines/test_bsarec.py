@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baselines.bsarec import BSARecNetwork, BSARecSettings, FilteredBlock, FrequencyFilter, last_slot_low_pass
 from baselines.layers import take
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from baselines.training import seeded
 
 SIZES = BSARecSettings(dim=8, heads=2, dropout=0.0, loss=LossSettings("full"))

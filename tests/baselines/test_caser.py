@@ -7,7 +7,7 @@ import torch
 
 from baselines.batches import Batch
 from baselines.caser import CaserNetwork, CaserSettings
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from baselines.training import seeded
 
 SIZES = CaserSettings(dim=6, window=4, horizontal=3, vertical=2, dropout=0.0, loss=LossSettings("full"))

@@ -74,6 +74,9 @@ def test_csv_and_parquet_give_the_same_interactions(tmp_path):
 
 def test_a_bad_table_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("who,what,when\na,1,x\nb,2,y\n")
+    pa.parquet.write_table(pa.table({"who": [["a"], ["b"]], "what": [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"'who' of .*t.parquet holds list<.*>, not one value a row"):
+        read_table(tmp_path / "t.parquet", {"user": "who", "item": "what"})
     with pytest.raises(ValueError, match="has no column 'user' for user; known: who, what, when"):
         read_table(tmp_path / "t.csv", {"user": "user", "item": "what"})
     with pytest.raises(ValueError, match="columns has no 'item'"):

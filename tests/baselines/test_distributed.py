@@ -30,9 +30,8 @@ from baselines.distributed import (
     usable_device,
 )
 from baselines.evaluate import evaluate_split, validator
-from baselines.losses import FullSoftmax
+from baselines.losses import FullSoftmax, LossSettings
 from baselines.sasrec import SASRec
-from baselines.sequential import LossSettings
 from baselines.training import TrainingSettings, seeded, train
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 from baselines.batches import Batch
 from baselines.esasrec import ESASRecNetwork, ESASRecSettings, GatedBlock, calibrated_bce
 from baselines.layers import take
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from baselines.training import seeded
 
 SIZES = ESASRecSettings(dim=8, heads=2, dropout=0.0, loss=LossSettings("bce", 20))

@@ -4,8 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.losses import FullSoftmax, bce_with_negatives, bpr, bpr_max, sampled_softmax, top1_max
-from baselines.sequential import LossSettings, NextItemLoss
+from baselines.losses import (
+    FullSoftmax,
+    LossSettings,
+    NextItemLoss,
+    bce_with_negatives,
+    bpr,
+    bpr_max,
+    sampled_softmax,
+    top1_max,
+)
 
 N, D, N_ITEMS = 37, 8, 50
 
@@ -137,6 +145,12 @@ def test_every_loss_falls_when_its_gradient_is_followed(inputs, kind):
     grad = gradients(before, h)[0]
     after = loss(h - 0.5 * grad, table, targets, torch.Generator().manual_seed(1))
     assert after < before
+
+
+def test_a_loss_over_no_negatives_is_refused():
+    with pytest.raises(ValueError, match="n_negatives is 0; loss 'bce' needs 1 or more"):
+        LossSettings("bce", 0)
+    assert LossSettings("full", 0).kind == "full", "it has none"
 
 
 def test_an_unknown_loss_is_refused():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.batches import Batch
+from baselines.losses import LossSettings
 from baselines.s3rec import S3Rec, S3RecNetwork, S3RecSettings, draw_segments, mask_some, segments
-from baselines.sequential import LossSettings
 from baselines.training import TrainingSettings, seeded
 
 SIZES = S3RecSettings(dim=8, dropout=0.0, loss=LossSettings("bce", 1))

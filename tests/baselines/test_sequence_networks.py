@@ -7,8 +7,7 @@ import torch
 
 from baselines import load_model
 from baselines.batches import Batch, uniform_negatives
-from baselines.losses import sampled_softmax
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings, sampled_softmax
 from baselines.training import seeded
 
 N_USERS, N_ITEMS, N_NEGATIVES = 4, 30, 20

@@ -270,6 +270,16 @@ def test_a_damaged_resume_file_is_one_clear_sentence(tmp_path):
     refused("holds a 'pretrain', not a 'fit'")
 
 
+def test_weights_that_diverge_in_the_last_step_are_an_error(tmp_path):
+    """The loss of an epoch is that of the weights before each step, so it says nothing about the last one;
+    such a model was saved."""
+    network = tiny_network()
+    path = tmp_path / "resume.safetensors"
+    with pytest.raises(ArithmeticError, match=r"weights are no numbers after epoch 1; try a lower lr"):
+        train(network, DATA, loss_of(network), settings(lr=1e39, batch_targets=1000), resume=path)
+    assert not path.exists()
+
+
 def test_a_diverged_loss_is_an_error():
     network = tiny_network()
     with pytest.raises(ArithmeticError, match="the loss of epoch 1 is nan; try a lower lr"):
@@ -289,6 +299,9 @@ def test_a_diverged_loss_is_an_error():
         ({"warmup_steps": -1}, "warmup_steps is -1; it must be 0 or more"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0; give a number above 0, or None"),
         ({"evaluate_users": 0}, "evaluate_users is 0; it must be above 0"),
+        ({"lr": float("inf")}, "lr is inf; give a finite rate"),
+        ({"threads": 100_000}, "threads is 100000; it must be 1 to 256"),
+        ({"seed": 2**63}, r"seed is 9223372036854775808; it must be below 2\^63"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):
@@ -338,6 +351,31 @@ def test_weights_that_do_not_fit_their_header_are_refused(tmp_path, make_model, 
     save_checkpoint(path, tensors, header)
     with pytest.raises(ValueError, match="does not fit the model that its header describes"):
         SASRec.load(path)
+
+
+def test_a_checkpoint_whose_numbers_cannot_be_is_refused(tmp_path, make_model, world):
+    path = tmp_path / "x.safetensors"
+    make_model("sasrec", epochs=1).fit(world).save(path)
+    tensors, header = load_checkpoint(path)
+
+    def refused(match, changes=None, **weights):
+        save_checkpoint(path, {**tensors, **weights}, {**header, **(changes or {})})
+        with pytest.raises(ValueError, match=match) as told:
+            SASRec.load(path)
+        assert str(path) in str(told.value)
+
+    refused("4 item counts for 40 items", item_counts=tensors["item_counts"][:5])
+    broken = torch.full_like(tensors["network.items.weight"], torch.nan)
+    refused(r"weights that are no numbers, in items.weight", **{"network.items.weight": broken})
+    refused("does not know .*not enough values", {"runs": [[1]]})
+    refused("does not know .*sasrec cannot be built", {"settings": {**header["settings"], "dim": -4}})
+
+
+def test_sizes_that_torch_cannot_make_are_one_sentence(make_model, world):
+    model = make_model("sasrec")
+    model.settings = replace(model.settings, dim=10**12)
+    with pytest.raises(ValueError, match=r"sasrec cannot be built for 120 users .* such as to a dim of 64"):
+        model.fit(world)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "recgpt"])

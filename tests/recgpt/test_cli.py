@@ -101,6 +101,11 @@ def test_eval_trains_the_models_that_are_named(data):
     assert names == ["recgpt:pretrain", "recgpt:tuned", "recgpt", "poprec"]
 
 
+def test_a_model_that_is_named_twice_is_measured_once(data):
+    found = json.loads(run("eval", data, "--models", "poprec,poprec,", "--json").stdout)
+    assert [row["model"] for row in found["results"]] == ["poprec"]
+
+
 def test_eval_without_json_prints_an_aligned_table(data, checkpoint):
     lines = run(
         "eval", data, "--checkpoint", checkpoint, "--split", "valid", "--recall", "8,2"
@@ -230,6 +235,16 @@ def bad(tmp_path, data, checkpoint):
         ("eval {data} --recall 9", "'9' is not of the form m,n; for example 9,1"),
         ("eval {data} --models recgtp", "unknown model 'recgtp'; known models: .*Did you mean 'recgpt'"),
         ("eval {data} --models ,", "unknown model ','"),
+        ("eval {data} --models poprec --checkpoint {checkpoint}", "--checkpoint and --models are both given"),
+        ("eval {tmp}/t.csv --columns user=who,item=who", "two roles to a column .user=who,item=who."),
+        ("pretrain {data} --out {tmp}/p --lr inf", "lr is inf; give a finite rate"),
+        ("pretrain {data} --out {tmp}/p --threads 100000", "threads is 100000; it must be 1 to 256"),
+        ("pretrain {data} --out {tmp}/p --seed 9223372036854775808", "it must be below 2.63"),
+        ("pretrain {data} --out {tmp}/p --dim 1000000000000", "cannot be built for 60 users and 30 items"),
+        ("paper {tmp} --parts table9", "unknown part 'table9'; known: loss, table2"),
+        ("paper {tmp} --data Books", "unknown data set 'Books'; known: Sports, Beauty, Toys, Yelp"),
+        ("paper {tmp} --presets good", "unknown preset 'good'; known: best, paper, authors"),
+        ("paper {tmp} --minutes nan", "minutes is nan; give 0 .run none. or more"),
         ("eval {data} --checkpoint {tmp}/cut", "pretrained.safetensors is no readable checkpoint"),
         ("eval {data} --checkpoint {tmp}", "no checkpoint at"),
         ("eval {tmp}/larger.txt --checkpoint {checkpoint}", "trained on other data"),

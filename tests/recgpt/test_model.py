@@ -108,6 +108,7 @@ def test_first_weights_of_the_attention_can_be_those_of_torch():
     ("wrong", "message"),
     [
         ({"dim": 10, "heads": 3}, "dim 10 does not divide into 3 heads"),
+        ({"dim": 0}, "dim is 0; it must be at least 1"),
         ({"expand": 0}, "expand is 0; it must be at least 1"),
         ({"user_dim": 0}, "user_dim is 0; it must be at least 1"),
         ({"attention": "linear"}, "attention 'linear' is unknown; known: softmax, flow"),

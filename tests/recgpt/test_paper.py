@@ -139,6 +139,11 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
     (tmp_path / "cells.json").write_text("[1, 2")
     with pytest.raises(ValueError, match=r"cells.json is no store of cells .*; name another file"):
         Store(tmp_path / "cells.json").cells()
+    (tmp_path / "cells.json").write_text('{"cells": {"x": 5}, "log": []}')
+    with pytest.raises(
+        ValueError, match=r"cells.json is no store of cells \(not all of its cells are objects"
+    ):
+        Store(tmp_path / "cells.json").cells()
 
 
 def test_a_plan_has_each_cell_once_and_further_seeds_where_they_are_asked_for():

@@ -5,7 +5,7 @@ import pytest
 
 from baselines.base import Interactions
 from baselines.data import leave_one_out
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from baselines.training import TrainingSettings
 from recgpt.recall import Split
 from recgpt.recommender import RecGPT

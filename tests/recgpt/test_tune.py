@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from baselines.batches import Batch
-from baselines.sequential import LossSettings
+from baselines.losses import LossSettings
 from recgpt.pretrain import pretraining_loss
 from recgpt.prompts import PROMPTERS
 from recgpt.tune import PromptSettings, PromptSource, tuning_loss

@@ -4,8 +4,8 @@ DuckDB files are attached read-only to a database in memory, in which Parquet an
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from warehouse.duck import MEMORY, compiled, keep, kept_table
+from warehouse.duck import MEMORY, DuckConnection, compiled, first_line
 from warehouse.logs.columns import Column, Kind
 from warehouse.opening import path_of
 
@@ -120,12 +120,14 @@ def _opened(
     return Place(database, events, assignment)
 
 
-class LogDuck:
+class LogDuck(DuckConnection):
     """DuckDB over files; nothing is written into them."""
 
+    overflows = (duckdb.OutOfRangeException, duckdb.ConversionException)
+
     def __init__(self, *, threads: int, memory_limit: str = "4GB") -> None:
-        self.name = "the files"
-        self._connection = duckdb.connect(MEMORY, config={"threads": threads, "memory_limit": memory_limit})
+        config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit}
+        super().__init__("the files", duckdb.connect(MEMORY, config=config))
         self._connection.execute("SET TimeZone = 'UTC'")
         self._attached = False
 
@@ -137,7 +139,7 @@ class LogDuck:
             self._connection.execute(f"ATTACH {_quoted_text(path)} AS log (READ_ONLY)")
             self._connection.execute("USE log")
         except duckdb.Error as error:
-            raise ValueError(f"cannot open {path} as a DuckDB file: {_first_line(error)}") from error
+            raise ValueError(f"cannot open {path} as a DuckDB file: {first_line(error)}") from error
         self.name, self._attached = path, True
 
     def view(self, name: str, paths: Sequence[str], as_text: Sequence[str]) -> None:
@@ -161,39 +163,12 @@ class LogDuck:
             self._connection.execute(f"CREATE TEMP VIEW {_quoted_name(name)} AS SELECT * FROM {text}")
             self._connection.sql(f"SELECT * FROM {_quoted_name(name)} LIMIT 1").fetchall()
         except duckdb.Error as error:
-            raise ValueError(f"cannot read {', '.join(paths)}: {_first_line(error)}") from error
+            raise ValueError(f"cannot read {', '.join(paths)}: {first_line(error)}") from error
         self.name = ", ".join(paths) if not self._attached else self.name
 
-    def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
-        with self._told():
-            return self._connection.execute(*compiled(statement)).fetchall()
-
-    @contextmanager
-    def kept(self, name: str, statement: sa.Select) -> Iterator[sa.FromClause]:
-        """A temporary table, in memory."""
-        with self._told():
-            keep(self._connection, name, statement)
-        try:
-            yield kept_table(name, statement)
-        finally:
-            self._connection.execute(f"DROP TABLE temp.{name}")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
-            raise OverflowError(f"{self.name}: {_first_line(error)}") from error
-        except duckdb.Error as error:
-            raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
-
     def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
-        try:
+        with self._told():
             found = self._connection.execute(*compiled(statement)).fetchnumpy()
-        except duckdb.OutOfRangeException as error:
-            raise OverflowError(f"{self.name}: {_first_line(error)}") from error
-        except duckdb.Error as error:
-            raise ValueError(f"{self.name} cannot be asked: {_first_line(error)}") from error
         return [np.asarray(column) for column in found.values()]
 
     def table_names(self) -> list[str]:
@@ -211,8 +186,8 @@ class LogDuck:
     def one_thread(self) -> None:
         self._connection.execute("SET threads = 1")
 
-    def close(self) -> None:
-        self._connection.close()
+    def _failure(self, reason: str) -> Exception:
+        return ValueError(f"{self.name} cannot be asked: {reason}")
 
 
 def _database_path(places: Sequence[str]) -> str | None:
@@ -268,7 +243,3 @@ def _quoted_text(text: str) -> str:
 
 def _quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
