@@ -133,16 +133,17 @@ def build_recommender(
 class ArmFeed:
     """A fitted model in front of the shared ranker, as the platform calls it (simulator.platform.Feed)."""
 
-    def __init__(self, recommender: Recommender, ranker: Any, *, stage: str = "retrieval") -> None:
+    def __init__(self, recommender: Any, ranker: Any, *, stage: str = "retrieval") -> None:
         if stage not in STAGES:
             raise ValueError(f"unknown stage {stage!r}; known stages: {', '.join(STAGES)}")
         self.recommender = recommender
         self.ranker = ranker
         self.stage = stage
+        self._is_stateful = isinstance(recommender, StatefulRecommender)  # asked at every request, and slow
 
     def begin(self, users: Ids, histories: Ids, shown: Ids, ts_ms: Ids) -> State:
         """What is kept for the session: the model's own state, or its inputs where it keeps none."""
-        if isinstance(self.recommender, StatefulRecommender):
+        if self._is_stateful:
             return self.recommender.encode(users, histories, shown)
         return (histories, shown)
 
@@ -161,7 +162,7 @@ class ArmFeed:
 
     def candidates(self, users: Ids, memory: State, since: Ids, k: int) -> Ids:
         """(n, k) candidates of the model, best first."""
-        if isinstance(self.recommender, StatefulRecommender):
+        if self._is_stateful:
             return self.recommender.retrieve(memory, k, since)
         histories, shown = (rows.astype(np.int64) for rows in memory)
         return _in_blocks(self.recommender, users, histories, np.hstack([shown, since]), k)
