@@ -70,7 +70,9 @@ def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
     given = [np.asarray(c) for c in counter]
     out = np.empty((4, *np.broadcast(*given).shape), np.uint32)
     for number, word in enumerate(given):
-        np.copyto(out[number, ...], word, casting="unsafe")  # the low 32 bits; a negative counter wraps around
+        np.copyto(
+            out[number, ...], word, casting="unsafe"
+        )  # the low 32 bits; a negative counter wraps around
     words, schedule = out.reshape(4, -1), _schedule(*key)
     for start in range(0, words.shape[1], _BLOCK):
         block = words[:, start : start + _BLOCK]
