@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from simulator import logged
+from simulator.logged import check
 from simulator.state import SHOWN, State
 from simulator.world import World
 
@@ -133,4 +133,4 @@ def test_a_log_that_shows_one_outcome_alone_makes_no_world(
     plays: list[int], volumes: list[int], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        logged.check(pa.table({"play": plays}), pa.table({"n_exposures": volumes}))
+        check(pa.table({"play": plays}), pa.table({"n_exposures": volumes}))
