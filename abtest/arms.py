@@ -43,6 +43,12 @@ def known_models() -> dict[str, str]:
     return dict(sorted({**MODELS, "recgpt": "recgpt.recommender:RecGPT"}.items()))
 
 
+def is_deterministic(model: str) -> bool:
+    """Whether the model always gives the same list in the same situation. Models of this project do; of
+    somebody's own class it is not known."""
+    return model in known_models()
+
+
 def parse_arms(text: str) -> list[ArmSpec]:
     """Arms from "comirec,recgpt", "comirec,comirec" or "mine=package.module:Class,recgpt".
 
@@ -150,7 +156,8 @@ class ArmFeed:
     def serve(
         self, users: Ids, memory: State, sessions: Ids, requests: Ids, since: Ids, ts_ms: Ids, k: int = 6
     ) -> tuple[Ids, None]:
-        """The feed: (n, k) item ids, 0 where nothing is left. The arm is deterministic: no propensities."""
+        """The feed: (n, k) item ids, 0 where nothing is left. What a model of this project
+        shows is certain, so no propensities are written down (`abtest.export` tells them)."""
         wanted = N_CANDIDATES if self.stage == "retrieval" else k
         candidates = self.candidates(users, memory, since, wanted)
         if self.stage == "feed":
