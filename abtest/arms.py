@@ -43,6 +43,12 @@ def known_models() -> dict[str, str]:
     return dict(sorted({**MODELS, "recgpt": "recgpt.recommender:RecGPT"}.items()))
 
 
+def is_deterministic(model: str) -> bool:
+    """Whether the model always gives the same list in the same situation. Models of this project do; of
+    somebody's own class it is not known."""
+    return model in known_models()
+
+
 def parse_arms(text: str) -> list[ArmSpec]:
     """Arms from "comirec,recgpt", "comirec,comirec" or "mine=package.module:Class,recgpt".
 
@@ -133,23 +139,25 @@ def build_recommender(
 class ArmFeed:
     """A fitted model in front of the shared ranker, as the platform calls it (simulator.platform.Feed)."""
 
-    def __init__(self, recommender: Recommender, ranker: Any, *, stage: str = "retrieval") -> None:
+    def __init__(self, recommender: Any, ranker: Any, *, stage: str = "retrieval") -> None:
         if stage not in STAGES:
             raise ValueError(f"unknown stage {stage!r}; known stages: {', '.join(STAGES)}")
         self.recommender = recommender
         self.ranker = ranker
         self.stage = stage
+        self._is_stateful = isinstance(recommender, StatefulRecommender)  # asked at every request, and slow
 
     def begin(self, users: Ids, histories: Ids, shown: Ids, ts_ms: Ids) -> State:
         """What is kept for the session: the model's own state, or its inputs where it keeps none."""
-        if isinstance(self.recommender, StatefulRecommender):
+        if self._is_stateful:
             return self.recommender.encode(users, histories, shown)
         return (histories, shown)
 
     def serve(
         self, users: Ids, memory: State, sessions: Ids, requests: Ids, since: Ids, ts_ms: Ids, k: int = 6
     ) -> tuple[Ids, None]:
-        """The feed: (n, k) item ids, 0 where nothing is left. The arm is deterministic: no propensities."""
+        """The feed: (n, k) item ids, 0 where nothing is left. What a model of this project
+        shows is certain, so no propensities are written down (`abtest.export` tells them)."""
         wanted = N_CANDIDATES if self.stage == "retrieval" else k
         candidates = self.candidates(users, memory, since, wanted)
         if self.stage == "feed":
@@ -161,7 +169,7 @@ class ArmFeed:
 
     def candidates(self, users: Ids, memory: State, since: Ids, k: int) -> Ids:
         """(n, k) candidates of the model, best first."""
-        if isinstance(self.recommender, StatefulRecommender):
+        if self._is_stateful:
             return self.recommender.retrieve(memory, k, since)
         histories, shown = (rows.astype(np.int64) for rows in memory)
         return _in_blocks(self.recommender, users, histories, np.hstack([shown, since]), k)

@@ -293,7 +293,7 @@ def plan(
 @exits
 def export(place: Path, out: Path) -> int:
     """Write a run as logged data for off-policy evaluation: a row for each feed, with its context, slate,
-    propensities (known of the warm-up's logging policy) and rewards.
+    propensities (null where a model of your own chose) and rewards.
 
     \b
     Example:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from abtest.arms import is_deterministic
 from warehouse.events import DAY_MS, Kind
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ def export(place: Path, out: Path) -> int:
     """Write the feeds of a run folder or database to a Parquet file; returns how many.
 
     Columns: user, session, request, served_ms, day, hour, arm (null before the user's exposure), history (the
-    last 50 plays, oldest first, 0 before the first), and a list each, by position: slate, propensity (null
-    where the chooser was deterministic), watch_s and REWARDS. Of a feed during which the run ended, the views
-    that were over are there. Raises LookupError without a database, ValueError where `out` is there already.
+    last 50 plays, oldest first, 0 before the first), and a list each, by position: slate, propensity, watch_s
+    and REWARDS. A propensity is the chance of this video at its position, given the positions before it and
+    the user's past; the product over a slate is the slate's. Under the logging policy of the warm-up it is
+    recorded. An arm of this project chooses with certainty, 1; with `--explore` the share of new videos makes
+    it less, and it is recorded. It is null where somebody's own model chose: that may be random. Of a feed
+    during which the run ended, the views that were over are there. Raises LookupError without a database,
+    ValueError where `out` is there already.
     """
     import pyarrow.parquet as pq
 
@@ -46,7 +51,8 @@ def export(place: Path, out: Path) -> int:
     partial = out.with_name(out.name + ".partial")
     n_rows, writer = 0, None
     with Warehouse.open(database, read_only=True) as warehouse:
-        for table in _days(warehouse):
+        certain = _certain(warehouse)
+        for table in _days(warehouse, certain):
             writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
             writer.write_table(table)
             n_rows += table.num_rows
@@ -57,7 +63,20 @@ def export(place: Path, out: Path) -> int:
     return n_rows
 
 
-def _days(warehouse: "Warehouse") -> "Iterator[pa.Table]":
+def _certain(warehouse: "Warehouse") -> str:
+    """The SQL condition under which a feed without recorded propensities was certain to be as it is: the
+    user's arm, or the control for who is not in the experiment, is deterministic and does not explore."""
+    known = warehouse.counts()["experiments"]
+    settings = warehouse.experiment() if known == 1 else {}
+    if settings.get("explore_share", 1.0):
+        return "false"
+    arms = {arm["name"]: arm["role"] for arm in settings["arms"] if is_deterministic(arm["model"])}
+    names = ", ".join(f"'{name}'" for name in arms) or "NULL"
+    outside = "true" if "control" in arms.values() else "false"
+    return f"served_ms >= {settings['start_ts']} AND coalesce(in_arm IN ({names}), {outside})"
+
+
+def _days(warehouse: "Warehouse", certain: str) -> "Iterator[pa.Table]":
     """The feeds of each day that has any."""
     impression = int(Kind.impression)
     first, last = (
@@ -71,15 +90,15 @@ def _days(warehouse: "Warehouse") -> "Iterator[pa.Table]":
         return
     plays = _Plays(warehouse)
     for day in range(int(first), int(last) + 1):
-        table = warehouse.sql(_feeds(day))
+        table = warehouse.sql(_feeds(day, certain))
         if table.num_rows:
             history = plays.before(table["user"].to_numpy(), table["served_ms"].to_numpy())
             yield table.add_column(table.column_names.index("slate"), "history", _lists(history))
 
 
-def _feeds(day: int) -> str:
-    """The SELECT of a day's feeds. A feed lasts less than a day, so rows of two days are looked at; of a feed
-    of the day before, the first view is not among them."""
+def _feeds(day: int, certain: str) -> str:
+    """The SELECT of a day's feeds; where they are `certain`, with propensities of 1. A feed lasts less than a
+    day, so rows of two days are looked at; of a feed of the day before, the first view is not among them."""
     kinds = ", ".join(f'CAST(bool_or(kind = {int(Kind[name])}) AS TINYINT) AS "{name}"' for name in REWARDS)
     lists = ", ".join(f'list("{name}" ORDER BY position) AS "{name}"' for name in ("watch_s", *REWARDS))
     begin, end = day * DAY_MS, (day + 1) * DAY_MS
@@ -93,18 +112,21 @@ def _feeds(day: int) -> str:
             GROUP BY {key}, position
         ), feeds AS (
             SELECT {key}, min(begin_ms) AS served_ms, list(item ORDER BY position) AS slate,
-                   list(ppb / 1e9 ORDER BY position) AS propensity, {lists}
+                   list(ppb / 1e9 ORDER BY position) AS logged,
+                   list(CAST(1 AS DOUBLE) ORDER BY position) AS ones, {lists}
             FROM views LEFT JOIN propensities USING ({key}, position, item)
             WHERE begin_ms IS NOT NULL GROUP BY {key} HAVING min(position) = 0
         ), first AS (
             SELECT "user", min(arm) AS arm, min(first_ts) AS first_ts FROM exposures GROUP BY "user"
+        ), placed AS (
+            SELECT feeds.*, CASE WHEN served_ms >= first_ts THEN arm END AS in_arm
+            FROM feeds LEFT JOIN first USING ("user")
         )
-        SELECT feeds."user", session, request, served_ms, served_ms // {DAY_MS} AS day,
-               CAST(served_ms % {DAY_MS} // 3600000 AS TINYINT) AS hour,
-               CASE WHEN served_ms >= first_ts THEN arm END AS arm,
-               feeds.* EXCLUDE ({key}, served_ms)
-        FROM feeds LEFT JOIN first USING ("user")
-        WHERE served_ms >= {begin} AND served_ms < {end} ORDER BY served_ms, feeds."user"
+        SELECT "user", session, request, served_ms, served_ms // {DAY_MS} AS day,
+               CAST(served_ms % {DAY_MS} // 3600000 AS TINYINT) AS hour, in_arm AS arm, slate,
+               CASE WHEN {certain} THEN ones ELSE logged END AS propensity,
+               placed.* EXCLUDE ({key}, served_ms, in_arm, slate, logged, ones)
+        FROM placed WHERE served_ms >= {begin} AND served_ms < {end} ORDER BY served_ms, "user"
     """
 
 

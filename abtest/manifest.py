@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from abtest.settings import Plan
+from abtest.world import left_out
 
 PACKAGES = ("click", "duckdb", "numpy", "pyarrow", "scipy", "simpy", "sqlalchemy", "statsmodels", "torch")
 
@@ -17,11 +18,14 @@ PACKAGES = ("click", "duckdb", "numpy", "pyarrow", "scipy", "simpy", "sqlalchemy
 def manifest(plan: Plan) -> dict[str, Any]:
     """What is needed to run it again: settings, seeds, versions, code hash, threads, data."""
     path = plan.settings.log or plan.settings.sequences
+    data = None
+    if path is not None:
+        data = {"path": path, "hash": _hash_files(Path(path)), "left_out": left_out(plan.log)}
     return {
         "settings": asdict(plan.settings),
         "experiment": asdict(plan.experiment),
         "code": code_hash(),
-        "data": None if path is None else {"path": path, "hash": _hash_files(Path(path))},
+        "data": data,
         "versions": versions(),
         "machine": {
             "python": platform.python_version(),

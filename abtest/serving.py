@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abtest.arms import ArmFeed
+from abtest.arms import ArmFeed, is_deterministic
 from abtest.checkpoints import Trained, fit_model
 from abtest.experiment import OUTSIDE, Experiment
 from abtest.settings import Plan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NEW_BELOW = 100
 """A video is new until it has been shown so often."""
+BILLION = 1_000_000_000
 NEVER = np.iinfo(np.int64).max
 
 
@@ -81,7 +82,11 @@ class Serving:
         feeds: list[Any] = self.feeds()
         if share:
             new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
-            feeds = [Exploring(feed, share, new, self._world.seed) for feed in feeds]
+            known = [is_deterministic(arm.model) for arm in self._plan.experiment.arms]
+            feeds = [
+                Exploring(feed, share, new, self._world.seed, is_deterministic=certain)
+                for feed, certain in zip(feeds, known, strict=True)
+            ]
         experiment = self._plan.experiment
         names = [arm.name for arm in experiment.arms]
         return Service(
@@ -154,10 +159,17 @@ def new_items(warehouse: "Warehouse", n_items: int, before: int) -> NDArray[np.i
 
 
 class Exploring:
-    """A feed in which each slot shows, with a fixed chance, a new video in place of the arm's choice."""
+    """A feed in which each slot shows, with a fixed chance, a new video in place of the arm's choice.
 
-    def __init__(self, feed: ArmFeed, share: float, new: "Ids", seed: int) -> None:
+    The chances that it tells, in parts per billion, are those of each slot given the slots before it; that of
+    the arm's own choice is known where the arm `is_deterministic`. Their product is the chance of the slate.
+    """
+
+    def __init__(
+        self, feed: ArmFeed, share: float, new: "Ids", seed: int, *, is_deterministic: bool = False
+    ) -> None:
         self.feed, self.share, self.new, self.seed = feed, share, new, seed
+        self.is_deterministic = is_deterministic
 
     def begin(self, users: "Ids", histories: "Ids", shown: "Ids", ts_ms: "Ids") -> "State":
         return self.feed.begin(users, histories, shown, ts_ms)
@@ -165,23 +177,34 @@ class Exploring:
     def serve(
         self, users: "Ids", memory: "State", sessions: "Ids", requests: "Ids", since: "Ids", ts_ms: "Ids",
         k: int = 6,
-    ) -> "tuple[Ids, Ids | None]":  # fmt: skip
+    ) -> "tuple[Ids, Ids]":  # fmt: skip
         """The arm's feed with new videos in some slots; a video that is in the feed already, or was shown
-        since the session was begun, is not put there again."""
+        since the session was begun, is not put there again. 0 in place of a chance: unknown."""
         from simulator.randomness import Purpose, unit, words
 
-        served, chances = self.feed.serve(users, memory, sessions, requests, since, ts_ms, k)
+        served, _ = self.feed.serve(users, memory, sessions, requests, since, ts_ms, k)
+        own = np.where((served > 0) & self.is_deterministic, 1.0, 0.0)
         if not len(self.new):
-            return served, chances
+            return served, np.rint(BILLION * own).astype(np.int64)
         slot = requests[:, None] * k + np.arange(k)
         luck = unit(words(self.seed, Purpose.EXPLORATION, users[:, None], sessions[:, None], slot))
         drawn = self.new[(luck[1] * len(self.new)).astype(np.int64)]
         explores = (luck[0] < self.share) & (served > 0)
+        chance = own
         for column in range(k):
             item = drawn[:, column, None]
             free = explores[:, column] & ~(served == item).any(1) & ~(since == item).any(1)
+            left = len(self.new) - _n_distinct_in(np.hstack((served, since)), self.new)
+            chance[:, column] *= 1 - self.share * left / len(self.new)
+            chance[free, column] = self.share / len(self.new)
             served[free, column] = drawn[free, column]
-        return served, chances
+        return served, np.rint(BILLION * chance).astype(np.int64)
+
+
+def _n_distinct_in(rows: "Ids", chosen: "Ids") -> "Ids":
+    """How many of the chosen videos each row holds, however often."""
+    ordered = np.sort(np.where(np.isin(rows, chosen), rows, 0), axis=1)
+    return ((ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] > 0)).sum(1) + (ordered[:, 0] > 0)
 
 
 def _where(table: "pa.Table", column: str, value: str) -> "pa.Table":

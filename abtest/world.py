@@ -66,9 +66,11 @@ def read_source(log: str | None, sequences: str | None, users: int) -> Any:
         raise ValueError("--log and --sequences are both given; a world is built from one of them")
     source: Any
     if log is not None:
+        from simulator.logged import check
         from warehouse.importers import read_kuairand
 
         source = read_kuairand(log)
+        check(source.impressions, source.exposures)
         n_known, what = (
             source.histories.num_rows,
             f"the log has {source.histories.num_rows} users with a history",
@@ -101,6 +103,11 @@ def build_world(source: Any, *, users: int, seed: int, profile: str, family: str
     )
 
 
+def left_out(source: Any) -> dict[str, int]:
+    """What of a log could not be used: how many rows for which reason; empty without a log."""
+    return source.dropped._asdict() if hasattr(source, "dropped") else {}
+
+
 def describe(ready: Ready, progress: Progress) -> None:
     """Print what the world is."""
     from abtest.report.terminal import print_sections
@@ -114,7 +121,7 @@ def describe(ready: Ready, progress: Progress) -> None:
             profile=request.profile,
             family=request.family,
         )
-    print_sections(world_sections(world))
+    print_sections([*world_sections(world), *left_out_sections(left_out(ready.source))])
 
 
 def show_scorecard(ready: Ready, progress: Progress, *, as_json: bool, plot: Path | None) -> bool:
@@ -295,3 +302,9 @@ def world_sections(world: "World") -> list[Section]:
         Section("world", ["", ""], rows, n_text=2),
         Section("fitted from", ["part", "source"], fitted, n_text=2),
     ]
+
+
+def left_out_sections(counts: dict[str, int]) -> list[Section]:
+    """What of the log could not be used."""
+    rows = [[name.replace("_", " "), f"{n:,}"] for name, n in counts.items()]
+    return [Section("left out of the log", ["", "rows"], rows, n_text=1)] if rows else []

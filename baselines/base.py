@@ -140,18 +140,22 @@ def without(items: NDArray[Any], exclude: Ids, k: int) -> Ids:
     >>> without(np.array([[5, 3, 9, 1]]), np.array([[3, 0]]), 2).tolist()
     [[5, 9]]
     """
-    n = len(items)
     exclude = exclude[:, np.any(exclude != 0, axis=0)]
     reach = min(items.shape[1], k + exclude.shape[1])  # more cannot be needed
-    near = items[:, :reach]
+    near = items[:, :reach].astype(np.int32)  # half the width is twice the speed
     keep = near != 0
-    for column in exclude.T:
-        keep &= near != column[:, None]
-    place = np.cumsum(keep, axis=1)
+    differs = np.empty_like(keep)
+    for column in np.minimum(exclude, np.iinfo(np.int32).max).astype(np.int32).T:
+        np.not_equal(near, column[:, None], out=differs)
+        keep &= differs
+    place = np.cumsum(keep, axis=1, dtype=np.int32)
     keep &= place <= k
-    first = np.zeros((n, k), np.int64)
+    kept = near[keep].astype(np.int64)
+    if len(kept) == len(items) * k:
+        return kept.reshape(len(items), k)
+    first = np.zeros((len(items), k), np.int64)
     row, column = np.nonzero(keep)
-    first[row, place[row, column] - 1] = near[row, column]
+    first[row, place[row, column] - 1] = kept
     return first
 
 

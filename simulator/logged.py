@@ -62,6 +62,7 @@ def draw(
     family: str = "factors",
 ) -> dict[str, Any]:
     """The fields of a World."""
+    check(impressions, exposures)
     video_ids, author, tag, n_tags, duration_ms, uploaded = _videos(videos)
     source, history, history_ts = _people(users, histories, video_ids, seed, n_users)
     log = _logged(impressions, source, video_ids)
@@ -104,6 +105,19 @@ def draw(
         "origin": origin(impressions.num_rows, len(source), len(video_ids)),
     }
     return affinity.seen_in(population.with_family(drawn))
+
+
+def check(impressions: "pa.Table", exposures: "pa.Table") -> None:
+    """ValueError where a log cannot tell what a world is like: one kind of outcome, or users all alike."""
+    plays, volumes = _column(impressions, "play"), _column(exposures, "n_exposures")
+    if not 0 < plays.sum() < len(plays):
+        raise ValueError(
+            f"{plays.sum()} of the log's {len(plays)} impressions are plays; a world needs plays and skips"
+        )
+    if len(np.unique(volumes)) < 2:
+        raise ValueError(
+            f"all {len(volumes)} users of the full log have the same n_exposures; a world needs others too"
+        )
 
 
 def origin(n_impressions: int, n_users: int, n_videos: int) -> dict[str, str]:

@@ -154,14 +154,18 @@ class Platform:
         """Live everybody's life up to `now`, in rounds that answer one request of everybody who is due.
 
         Sessions that a feed has to begin wait for each other: models are fastest with many users in a call.
+        The end of a session alone can let another arrival in, so in between nobody asks.
         """
         n = int(np.searchsorted(self._arriving.start_ms, now))
         waiting = Arrivals(*(column[:n] for column in self._arriving))
         self._arriving = Arrivals(*(column[n:] for column in self._arriving))
+        some_left = True
         while True:
-            waiting = self._admit(waiting)
+            if some_left:
+                waiting = self._admit(waiting)
             due = self.sessions.due(now)
             if not len(due):
+                waiting = self._admit(waiting)  # whoever is in a session that goes on later is not let in
                 assert not len(waiting.users), f"{len(waiting.users)} arrivals were forgotten"
                 return
             new = self.sessions.unprepared(due)
@@ -169,7 +173,7 @@ class Platform:
                 self._prepare(due[new])
             else:
                 due = due[~new]
-            self._answer(due)
+            some_left = self._answer(due)
             self.journal.flush_if_due(now)
             self._report()
 
@@ -209,8 +213,8 @@ class Platform:
         shown[np.arange(shown.shape[1]) < length - most] = 0
         return shown
 
-    def _answer(self, users: Ids) -> None:
-        """One request of each: serve, watch, write down, and see who stays."""
+    def _answer(self, users: Ids) -> bool:
+        """One request of each: serve, watch, write down, and see who stays; whether anybody left."""
         sessions = self.sessions
         at, session, request = sessions.busy_until[users], sessions.session[users], sessions.request[users]
         self._expose(users, at)
@@ -223,8 +227,11 @@ class Platform:
         self._note(users, session, request, items, ppb, response, view_end)
         elapsed = feed_end - sessions.start_ts[users]
         stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & items.any(1)
+        sessions.busy_until[users] = feed_end + luck.gap_ms
+        if stays.all():
+            return False
         self._end(users[~stays], feed_end[~stays])
-        sessions.busy_until[users[stays]] = (feed_end + luck.gap_ms)[stays]
+        return True
 
     def _serve(self, users: Ids, session: Ids, request: Ids, at: Ids) -> tuple[Ids, Ids]:
         """The feeds of these users, each from their arm, and the propensities (0 = unknown)."""
@@ -281,23 +288,22 @@ class Platform:
 
     def _end(self, users: Ids, at: Ids) -> None:
         """They leave the app."""
-        if len(users):
-            self.journal.end(users, self.sessions.session[users], self.sessions.start_ts[users], at)
-            self.sessions.end(users, at)
-            for arm, mine in self._by_arm(users):
-                self.memories[arm].forget(mine)
+        self.journal.end(users, self.sessions.session[users], self.sessions.start_ts[users], at)
+        self.sessions.end(users, at)
+        for arm, mine in self._by_arm(users):
+            self.memories[arm].forget(mine)
 
     def _checked_feed(self, arm: int, served: Ids, n: int) -> Ids:
         served = np.asarray(served)
         name = type(self.feeds[arm]).__name__
         if served.shape != (n, FEED_LENGTH):
             raise ValueError(f"{name} served an array of shape {served.shape}; a feed is {(n, FEED_LENGTH)}")
-        if served.min() < 0 or served.max() > self.world.n_items:
+        ordered = np.sort(served, axis=1)
+        if ordered[:, 0].min() < 0 or ordered[:, -1].max() > self.world.n_items:
             wrong = served[(served < 0) | (served > self.world.n_items)][0]
             raise ValueError(
                 f"{name} served video {wrong}; videos are 1 to {self.world.n_items}, 0 = nothing left"
             )
-        ordered = np.sort(served, axis=1)
         if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any():
             raise ValueError(f"{name} served a video twice in one feed; the videos of a feed must differ")
         return served

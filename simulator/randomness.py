@@ -67,10 +67,12 @@ class Purpose(IntEnum):
 
 def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
     """(4, ...) words of 32 bits for four counter words that broadcast, and two key words."""
-    given = [_word(c) for c in counter]
+    given = [np.asarray(c) for c in counter]
     out = np.empty((4, *np.broadcast(*given).shape), np.uint32)
     for number, word in enumerate(given):
-        out[number] = word
+        np.copyto(
+            out[number, ...], word, casting="unsafe"
+        )  # the low 32 bits; a negative counter wraps around
     words, schedule = out.reshape(4, -1), _schedule(*key)
     for start in range(0, words.shape[1], _BLOCK):
         block = words[:, start : start + _BLOCK]
@@ -79,18 +81,24 @@ def philox(counter: Sequence[ArrayLike], key: tuple[int, int]) -> Words:
 
 
 def _rounds(even: Words, odd: Words, schedule: Sequence[Words]) -> None:
-    """Ten rounds in place. even: counter words 0 and 2, odd: 1 and 3; (2, m) each."""
+    """Ten rounds in place. even: counter words 0 and 2, odd: 1 and 3; (2, m) each.
+
+    In three operations a round: the even words stay the low halves of 64 bits, ready to be multiplied, and
+    the odd ones carry the next round's key.
+    """
     wide, product = np.empty((2, 2, even.shape[1]), np.uint64)
-    halves = product.view(np.uint32).reshape(2, -1, 2)[
-        ::-1
-    ]  # of the other product: low, high (little endian)
+    wide[:] = even
+    factors = wide.view(np.uint32)[:, ::2]  # low halves (little endian)
+    halves = product.view(np.uint32).reshape(2, -1, 2)[::-1]  # of the other product
     low, high = halves[..., 0], halves[..., 1]
-    for keys in schedule:
-        np.copyto(wide, even)
-        np.multiply(wide, _MULTIPLIERS, out=product)
-        np.bitwise_xor(high, odd, out=even)
-        np.bitwise_xor(even, keys, out=even)
-        np.copyto(odd, low)
+    keyed = odd ^ schedule[0]
+    for next_keys in schedule[1:]:
+        np.multiply(wide, _MULTIPLIERS, product)
+        np.bitwise_xor(high, keyed, factors)
+        np.bitwise_xor(low, next_keys, keyed)
+    np.multiply(wide, _MULTIPLIERS, product)
+    np.bitwise_xor(high, keyed, even)
+    np.copyto(odd, low)
 
 
 @lru_cache(maxsize=64)
@@ -129,8 +137,3 @@ def normal(seed: int, purpose: int, *counters: ArrayLike) -> Floats:
 def unit(word: Words) -> Floats:
     """32-bit words as numbers in the open interval (0, 1), on a grid of 2**32 midpoints."""
     return (word.astype(np.float64) + 0.5) * 2.0**-32
-
-
-def _word(counter: ArrayLike) -> Words:
-    """Counters as 32-bit words; a negative counter wraps around."""
-    return np.asarray(counter).astype(np.int64, copy=False).astype(np.uint32)

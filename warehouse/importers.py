@@ -1,8 +1,12 @@
 """Event logs from outside as Arrow tables, under their source's own ids.
 
-So far KuaiRand (Gao et al., CIKM 2022): real logs of a short-video feed, as a folder of Parquet files.
+So far KuaiRand (Gao et al., CIKM 2022): real logs of a short-video feed, as a folder of Parquet files. Real
+logs are dirty: a row that says nothing usable is left out and counted, so that it shows how many there were.
+A file that lacks a column, holds text for numbers or contradicts itself is an error.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +47,8 @@ _IMPRESSION_COLUMNS = {
     "profile_enter": "is_profile_enter",
 }
 _VIDEO_COLUMNS = ("video_id", "author_id", "tag", "video_duration", "upload_date")
+_EXPOSURE_COLUMNS = {"n_exposures": "exposures", "n_plays": "clicks"}
+_FLAGS = ("play", "long_view", "like", "comment", "share", "follow", "hate", "profile_enter")
 
 
 class Dropped(NamedTuple):
@@ -51,7 +57,10 @@ class Dropped(NamedTuple):
     repeated_impressions: int  # equal to another row in every column
     impressions_without_duration: int
     videos_without_duration: int
-    history_plays_without_duration: int  # of those videos
+    history_plays_without_duration: int  # of those videos, or of unknown ones
+    malformed_impressions: int = 0  # a value is missing, no whole number or below 0, or a flag not 0 or 1
+    impressions_of_unknown_videos: int = 0
+    other_rows: int = 0  # malformed or repeated rows of users, videos, histories and exposures
 
 
 class KuaiRand(NamedTuple):
@@ -84,25 +93,39 @@ def read_kuairand(folder: str | Path) -> KuaiRand:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the folder that holds {IMPRESSIONS_FILE}")
-    all_videos = _videos(_read(folder / VIDEOS_FILE, _VIDEO_COLUMNS))
+    files = {
+        name: _read(folder / file, columns)
+        for name, file, columns in (
+            ("videos", VIDEOS_FILE, _VIDEO_COLUMNS),
+            ("impressions", IMPRESSIONS_FILE, _IMPRESSION_COLUMNS.values()),
+            ("histories", HISTORIES_FILE, ("user_id", "watch_seq", "last_time_ms")),
+            ("users", USERS_FILE, _USER_COLUMNS.values()),
+            ("exposures", EXPOSURES_FILE, _EXPOSURE_COLUMNS.values()),
+        )
+    }
+    all_videos = _one_of_each(_videos(files["videos"], folder / VIDEOS_FILE), folder / VIDEOS_FILE)
     videos = all_videos.filter(pc.greater(all_videos["duration_ms"], 0))
-    logged = _read(folder / IMPRESSIONS_FILE, _IMPRESSION_COLUMNS.values())
-    distinct = logged.group_by(logged.column_names).aggregate([])
-    impressions = distinct.filter(pc.greater(distinct["duration_ms"], 0))
-    sequences = _read(folder / HISTORIES_FILE, ("user_id", "watch_seq", "last_time_ms"))
-    histories = _histories(sequences, videos["video_id"])
-    exposures = _read(folder / EXPOSURES_FILE, ("exposures", "clicks"))
+    impressions, dropped = _impressions(files["impressions"], videos, folder / IMPRESSIONS_FILE)
+    histories = _one_of_each(_histories(files["histories"], folder / HISTORIES_FILE), folder / HISTORIES_FILE)
+    users = _integers(files["users"], _USER_COLUMNS, folder / USERS_FILE)
+    users = _one_of_each(_usable(users, ("user_id",)), folder / USERS_FILE)
+    exposures = _integers(files["exposures"], _EXPOSURE_COLUMNS, folder / EXPOSURES_FILE)
+    exposures = _usable(exposures, exposures.column_names)
+    known = _of_known_videos(histories, videos["video_id"])
+    for table, file in ((videos, VIDEOS_FILE), (impressions, IMPRESSIONS_FILE), (exposures, EXPOSURES_FILE)):
+        if not table.num_rows:
+            raise ValueError(f"{folder / file} has no usable row; a world needs some")
+    kept = {"users": users, "videos": all_videos, "histories": histories, "exposures": exposures}
     return KuaiRand(
-        users=_integers(_read(folder / USERS_FILE, _USER_COLUMNS.values()), _USER_COLUMNS).sort_by("user_id"),
-        videos=videos,
-        impressions=_in_full_order(_integers(impressions, _IMPRESSION_COLUMNS)),
-        histories=histories,
-        exposures=_integers(exposures, {"n_exposures": "exposures", "n_plays": "clicks"}),
-        dropped=Dropped(
-            repeated_impressions=logged.num_rows - distinct.num_rows,
-            impressions_without_duration=distinct.num_rows - impressions.num_rows,
+        users=users.sort_by("user_id"),
+        videos=videos.sort_by("video_id"),
+        impressions=_in_full_order(impressions),
+        histories=known,
+        exposures=exposures,
+        dropped=dropped._replace(
             videos_without_duration=all_videos.num_rows - videos.num_rows,
-            history_plays_without_duration=_n_plays(sequences["watch_seq"]) - _n_plays(histories["videos"]),
+            history_plays_without_duration=_n_plays(histories["videos"]) - _n_plays(known["videos"]),
+            other_rows=sum(files[name].num_rows - table.num_rows for name, table in kept.items()),
         ),
     )
 
@@ -121,44 +144,100 @@ def _read(path: Path, columns: Any) -> pa.Table:
     return table
 
 
-def _integers(table: pa.Table, sources: dict[str, str]) -> pa.Table:
-    """The columns under our names, as int64."""
-    return pa.table({name: table[source].cast(pa.int64()) for name, source in sources.items()})
+def _impressions(logged: pa.Table, videos: pa.Table, path: Path) -> tuple[pa.Table, Dropped]:
+    """The usable impressions, each once, and how many rows were none."""
+    distinct = logged.group_by(logged.column_names).aggregate([])
+    table = _integers(distinct, _IMPRESSION_COLUMNS, path)
+    sound = _usable(table, [name for name in table.column_names if name != "duration_ms"])
+    lasting = sound.filter(pc.greater(sound["duration_ms"], 0))
+    known = lasting.filter(pc.is_in(lasting["video_id"], value_set=videos["video_id"]))
+    rows = [t.num_rows for t in (logged, distinct, sound, lasting, known)]
+    repeated, malformed, without_duration, unknown = (a - b for a, b in pairwise(rows))
+    return known, Dropped(repeated, without_duration, 0, 0, malformed, unknown)
 
 
-def _videos(table: pa.Table) -> pa.Table:
+def _integers(table: pa.Table, sources: dict[str, str], path: Path) -> pa.Table:
+    """The columns under our names, as int64; null where a value is missing or no whole number."""
+    return pa.table({name: _whole(table[source], source, path) for name, source in sources.items()})
+
+
+def _whole(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """The column as int64, null where it holds no whole number. ValueError where it is no column of
+    numbers."""
+    try:
+        if pa.types.is_floating(column.type):
+            whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
+            column = pc.if_else(whole, column, None)
+        return column.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(
+            f"column {name!r} of {path} holds {column.type}, not whole numbers: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _usable(table: pa.Table, needed: Sequence[str]) -> pa.Table:
+    """The rows whose needed columns all have a value: 0 or more, and 0 or 1 for a flag."""
+    good = pa.array(np.ones(table.num_rows, np.bool_))
+    for name in needed:
+        fits = pc.greater_equal(table[name], 0)
+        if name in _FLAGS:
+            fits = pc.and_(fits, pc.less_equal(table[name], 1))
+        good = pc.and_(good, pc.fill_null(fits, False))
+    return table.filter(good)
+
+
+def _one_of_each(table: pa.Table, path: Path) -> pa.Table:
+    """Each row once. ValueError where two rows with one id, the first column, say different things."""
+    name = table.column_names[0]
+    ids = table[name].to_numpy()
+    order = np.argsort(ids, kind="stable")
+    again = ids[order][1:] == ids[order][:-1]
+    for first, second in zip(order[:-1][again], order[1:][again], strict=True):
+        if repr(table.slice(first, 1).to_pylist()) != repr(table.slice(second, 1).to_pylist()):
+            raise ValueError(f"{path} has two rows of {name} {ids[first]} that differ; keep one of them")
+    return table.take(np.sort(order[np.concatenate(([True], ~again))[: len(order)]]))
+
+
+def _videos(table: pa.Table, path: Path) -> pa.Table:
+    """The videos with an id, an author and a day of upload; without a duration it is 0."""
     first_tag = pc.struct_field(
         pc.extract_regex(table["tag"], r"^(?P<tag>[0-9]+)"), "tag"
     )  # null of "unknown"
-    upload = pc.strptime(table["upload_date"].cast(pa.string()), format="%Y%m%d", unit="s")
-    columns = {
-        "video_id": table["video_id"].cast(pa.int64()),
-        "author_id": table["author_id"].cast(pa.int64()),
-        "tag": first_tag.fill_null("-1").cast(pa.int64()),
-        "duration_ms": table["video_duration"].fill_null(0).cast(pa.int64()),
-        "upload_day": upload.cast(pa.date32()).cast(pa.int32()).cast(pa.int64()),
-    }
-    averages = {name: table[name].cast(pa.float64()) for name in table.column_names if name.endswith("_cnt")}
-    return pa.table({**columns, **averages}).sort_by("video_id")
+    day = table["upload_date"].cast(pa.string())
+    upload = pc.strptime(day, format="%Y%m%d", unit="s", error_is_null=True)
+    columns = _integers(table, {"video_id": "video_id", "author_id": "author_id"}, path)
+    columns = columns.append_column("tag", first_tag.fill_null("-1").cast(pa.int64()))
+    duration = _whole(table["video_duration"], "video_duration", path).fill_null(0)
+    columns = columns.append_column("duration_ms", duration)
+    columns = columns.append_column("upload_day", upload.cast(pa.date32()).cast(pa.int32()).cast(pa.int64()))
+    for name in table.column_names:
+        if name.endswith("_cnt"):
+            columns = columns.append_column(name, table[name].cast(pa.float64()))
+    return _usable(columns, ("video_id", "author_id")).filter(pc.is_valid(pc.field("upload_day")))
 
 
-def _histories(table: pa.Table, known_videos: pa.ChunkedArray) -> pa.Table:
-    """The sequences with known videos only; users that keep none stay, with an empty list."""
-    table = table.sort_by("user_id")
+def _histories(table: pa.Table, path: Path) -> pa.Table:
+    """The sequences of users with an id and a time, by user; what is no video is -1 in them."""
     lists = table["watch_seq"].combine_chunks()
+    if not pa.types.is_list(lists.type):
+        raise ValueError(f"column 'watch_seq' of {path} holds {lists.type}; it needs lists of video ids")
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    plays = _whole(pa.chunked_array([lists.flatten()]), "watch_seq", path).fill_null(-1).combine_chunks()
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = _integers(table, {"user_id": "user_id", "last_ts": "last_time_ms"}, path)
+    columns = columns.add_column(1, "videos", pa.ListArray.from_arrays(ends, plays))
+    return _usable(columns, ("user_id", "last_ts")).sort_by("user_id")
+
+
+def _of_known_videos(histories: pa.Table, known_videos: pa.ChunkedArray) -> pa.Table:
+    """The sequences with known videos only; users that keep none stay, with an empty list."""
+    lists = histories["videos"].combine_chunks()
     plays = lists.flatten().to_numpy()
     known = np.isin(plays, known_videos.to_numpy())
-    lengths = pc.list_value_length(lists).to_numpy()
-    user_ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
     known_before = np.concatenate([[0], np.cumsum(known)])
-    videos = pa.ListArray.from_arrays(known_before[user_ends].astype(np.int32), plays[known])
-    return pa.table(
-        {
-            "user_id": table["user_id"].cast(pa.int64()),
-            "videos": videos,
-            "last_ts": table["last_time_ms"].cast(pa.int64()),
-        }
-    )
+    videos = pa.ListArray.from_arrays(known_before[ends].astype(np.int32), plays[known])
+    return histories.set_column(1, "videos", videos)
 
 
 def _in_full_order(table: pa.Table) -> pa.Table:

@@ -42,7 +42,7 @@ def test_every_impression_and_reward_is_there_once(finished_run: Path, exported:
     assert pa.compute.sum(flat["watch_s"]).as_py() == pytest.approx(watched / 1000)
 
 
-def test_propensities_are_those_of_the_logging_policy_and_unknown_of_models(
+def test_propensities_are_those_of_the_logging_policy_and_1_of_models(
     finished_run: Path, exported: pa.Table
 ) -> None:
     warm_up = exported.filter(pa.compute.is_null(exported["arm"]))
@@ -57,7 +57,8 @@ def test_propensities_are_those_of_the_logging_policy_and_unknown_of_models(
     live = exported.filter(pa.compute.is_valid(exported["arm"]))
     assert set(live["arm"].to_pylist()) == {"poprec", "comirec"}
     propensity = live["propensity"].combine_chunks().flatten()
-    assert propensity.null_count == len(propensity) > 0
+    assert propensity.null_count == 0 < len(propensity)
+    assert set(propensity.to_pylist()) == {1.0}, "these models choose with certainty"
     assert (live["served_ms"].to_numpy() >= DAY_MS).all()
     assert (exported["day"].to_numpy() == exported["served_ms"].to_numpy() // DAY_MS).all()
 

@@ -11,6 +11,7 @@ from abtest import world as story
 from abtest.cli import main
 from abtest.settings import RunSettings, prepare
 from simulator.calibration import Score
+from warehouse.importers import Dropped
 
 SCORES = [
     Score("play", 0.5, 0.51, 0.05, "pass", "a log", 0.01, 0.02),
@@ -94,3 +95,11 @@ def test_a_scorecard_prints_json_and_strict_fails_with_3(tmp_path: Path) -> None
 def test_a_run_refuses_an_unknown_family_before_it_writes() -> None:
     with pytest.raises(LookupError, match="unknown family 'trees'"):
         prepare(RunSettings(family="trees"))
+
+
+def test_what_a_log_lost_is_printed() -> None:
+    counts = Dropped(5_460, 3_568, 239, 17_906)._asdict()
+    (section,) = story.left_out_sections(counts)
+    assert section.rows[0] == ["repeated impressions", "5,460"]
+    assert len(section.rows) == len(counts)
+    assert story.left_out_sections({}) == []

@@ -4,8 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from simulator.logged import check
 from simulator.state import SHOWN, State
 from simulator.world import World
 
@@ -117,3 +119,18 @@ def test_more_users_than_the_log_has_are_refused(kuairand) -> None:
     k = kuairand
     with pytest.raises(ValueError, match="n_users is 99999; the log has 26"):
         World.from_log(k.users, k.videos, k.impressions, k.histories, k.exposures, n_users=99_999)
+
+
+@pytest.mark.parametrize(
+    ("plays", "volumes", "words"),
+    [
+        ([0, 0, 0], [3, 4], "0 of the log's 3 impressions are plays"),
+        ([1, 1], [3, 4], "2 of the log's 2 impressions are plays"),
+        ([0, 1], [3, 3], "all 2 users of the full log have the same n_exposures"),
+    ],
+)
+def test_a_log_that_shows_one_outcome_alone_makes_no_world(
+    plays: list[int], volumes: list[int], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(pa.table({"play": plays}), pa.table({"n_exposures": volumes}))

@@ -180,3 +180,87 @@ def test_a_missing_folder_file_or_column_is_told(write: Callable[..., Path], tmp
     (write() / importers.USERS_FILE).write_text("user_id\n1\n")
     with pytest.raises(ValueError, match="is not a Parquet file"):
         read_kuairand(tmp_path)
+
+
+SOUND = dict.fromkeys(importers._IMPRESSION_COLUMNS.values(), 0) | {
+    "user_id": 5,
+    "video_id": 3,
+    "duration_ms": 9_000,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "dropped"),
+    [
+        ({"user_id": None}, {"malformed_impressions": 1}),
+        ({"time_ms": -1}, {"malformed_impressions": 1}),
+        ({"play_time_ms": float("nan")}, {"malformed_impressions": 1}),
+        ({"play_time_ms": 1.5}, {"malformed_impressions": 1}),
+        ({"play_time_ms": -5}, {"malformed_impressions": 1}),
+        ({"is_like": 7}, {"malformed_impressions": 1}),
+        ({"duration_ms": float("nan")}, {"impressions_without_duration": 1}),
+        ({"duration_ms": -7}, {"impressions_without_duration": 1}),
+        ({"video_id": 60_000}, {"impressions_of_unknown_videos": 1}),
+        ({}, {"repeated_impressions": 1}),
+    ],
+)
+def test_an_impression_that_says_nothing_usable_is_counted(
+    row: dict[str, Any], dropped: dict[str, int], write: Callable[..., Path]
+) -> None:
+    """One such row beside two sound ones changes nothing but the count, wherever it stands."""
+    later = {**SOUND, "time_ms": 9}
+    for rows in ([SOUND, later, {**SOUND, **row}], [{**SOUND, **row}, later, SOUND]):
+        log = read_kuairand(write(impressions=rows))
+        assert log.impressions["ts"].to_pylist() == [0, 9]
+        assert log.dropped == Dropped(0, 0, 1, 3)._replace(**dropped)
+
+
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [
+        ("videos", {"video_id": None}),
+        ("videos", {"author_id": None}),
+        ("videos", {"upload_date": None}),
+        ("videos", {}),
+        ("histories", {"user_id": None}),
+        ("histories", {"last_time_ms": None}),
+        ("histories", {}),
+        ("users", {"user_id": None}),
+        ("users", {}),
+        ("exposures", {"exposures": -4}),
+        ("exposures", {"clicks": None}),
+    ],
+)
+def test_other_malformed_and_repeated_rows_are_counted(
+    file: str, row: dict[str, Any], write: Callable[..., Path]
+) -> None:
+    clean = read_kuairand(write())
+    rows = pq.read_table(write() / getattr(importers, f"{file.upper()}_FILE")).to_pylist()
+    log = read_kuairand(write(**{file: [*rows, {**rows[0], **row}]}))
+    assert log[:5] == clean[:5]
+    assert log.dropped == clean.dropped._replace(other_rows=1)
+
+
+def test_a_history_without_plays_or_with_holes_keeps_what_it_has(write: Callable[..., Path]) -> None:
+    log = read_kuairand(
+        write(
+            histories=[
+                {"user_id": 5, "watch_seq": [None, 3, 1], "last_time_ms": 20},
+                {"user_id": 8, "watch_seq": None, "last_time_ms": 30},
+            ]
+        )
+    )
+    assert log.histories["videos"].to_pylist() == [[3, 1], []]
+    assert log.dropped.history_plays_without_duration == 1
+
+
+def test_a_file_that_cannot_be_meant_is_refused(write: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"column 'is_click' of .* holds string, not whole numbers"):
+        read_kuairand(write(impressions=[{**SOUND, "is_click": "yes"}]))
+    with pytest.raises(ValueError, match=r"column 'watch_seq' of .* holds int64; it needs lists"):
+        read_kuairand(write(histories=[{"user_id": 5, "watch_seq": 3, "last_time_ms": 20}]))
+    with pytest.raises(ValueError, match=r"_0425_0508\.parquet has no usable row"):
+        read_kuairand(write(impressions=[{**SOUND, "user_id": -1}]))
+    user = dict.fromkeys(importers._USER_COLUMNS.values(), 1)
+    with pytest.raises(ValueError, match=r"two rows of user_id 1 that differ"):
+        read_kuairand(write(users=[user, {**user, "fans_user_num": 2}]))
