@@ -34,8 +34,9 @@ from abtest.report.details import (
     guardrail_document,
     sequential_document,
 )
-from abtest.segments import SegmentRows, Segments, segments_of
-from abtest.sources import Source
+from abtest.segments import SegmentRows, Segments, names_of, segments_of
+from abtest.sources import Source, Sources
+from abtest.value_views import values_by_segment, values_since_exposure
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
 
@@ -160,7 +161,7 @@ def analyse(
         metrics=metrics,
         more_checks=more_checks,
         unusable=unusable,
-        source=source,
+        sources=None if source is None else Sources(source, (source,)),
     )
 
 
@@ -172,7 +173,7 @@ def analyse_phases(
     metrics: Sequence[Metric] = METRICS,
     more_checks: Sequence[Check] = (),
     unusable: Mapping[str, str] | None = None,
-    source: Source | None = None,
+    sources: Sources | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
@@ -181,8 +182,7 @@ def analyse_phases(
     days since exposure too, are found within phases and put together. Moments that hold `pre_` columns are
     adjusted for them. `crossovers` users were dropped because they were seen in more than one arm.
     `more_checks` come beside those of the counts; `unusable` holds columns whose sums mean nothing, with the
-    reason (their moments are 0). `source` gives the values of single users to metrics that need them, which
-    have no views by segment or day since exposure, and no effect where there are several phases.
+    reason (their moments are 0). `sources` give the values of single users to metrics that need them.
 
     Settings whose `planned_days` are more than `days` make it an interim analysis: phases to come are empty.
     """
@@ -203,11 +203,15 @@ def analyse_phases(
     single = [metric for metric in metrics if metric.needs_values]
     measured = {
         **measure_all(by_phase, experiment, summed),
-        **measure_values(source, experiment, single, windows(experiment.days), unusable or {}),
+        **measure_values(sources, experiment, single, windows(experiment.days), unusable or {}),
     }
     sums = [(found, pairs_of(phase.pairs)) for found, phase in zip(by_phase, phases, strict=True)]
     goals = goals_tested(sums, experiment, metrics, measured)
-    usable = [metric for metric in summed if not set(metric.columns) & set(unusable or {})]
+    usable = [metric for metric in metrics if not set(metric.columns) & set(unusable or {})]
+    own = [metric for metric in usable if metric.needs_values and metric.role == "goal"]
+    of_segments = [phase.segments for phase in phases]
+    since = [(phase.since_exposure, phase.courses) for phase in phases]
+    has_since = any(rows for rows, _ in since)
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
@@ -217,8 +221,18 @@ def analyse_phases(
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
         goals=tuple(goals),
-        segments=segments_of([phase.segments for phase in phases], experiment, usable),
-        novelty=novelty_of([(phase.since_exposure, phase.courses) for phase in phases], experiment, usable),
+        segments=segments_of(
+            of_segments,
+            experiment,
+            usable,
+            values_by_segment(sources, experiment, own, names_of(of_segments)),
+        ),
+        novelty=novelty_of(
+            since,
+            experiment,
+            usable,
+            values_since_exposure(sources, experiment, own if has_since else []),
+        ),
         exposed_by_phase=tuple(counts),
     )
 

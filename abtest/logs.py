@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from abtest.analyze import LogRequest, declared
 from abtest.declaration import Declaration
-from abtest.log_health import NONE, health
+from abtest.log_health import health
 from abtest.metrics import past_products, products_of
+from abtest.sources import NONE, OTHERS
 from abtest.study import Study, study_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_SEGMENTS = 20
 """Segments of a column that are shown; the users of all others are together in one."""
-OTHERS = "(others)"
 PhaseOfLog = tuple["EventLog", "UserCounts"]
 """The log as a phase has it, and its exposed users."""
 
@@ -32,7 +32,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
     from abtest.analysis import analyse_phases
     from abtest.manifest import versions
-    from abtest.sources import LogSource
+    from abtest.sources import LogSource, Sources
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
@@ -52,7 +52,10 @@ def analyse_log(request: LogRequest) -> "Analysis":
             metrics=study.metrics,
             more_checks=[*health(log, study, phases, counts, rows), *notes],
             unusable=study.unusable,
-            source=LogSource(phases[0][0], study, phases[0][1]),
+            sources=Sources(
+                LogSource(log, study, log.exposed(study.span)),
+                tuple(LogSource(view, study, exposed) for view, exposed in phases),
+            ),
         )
     return replace(analysis, versions=versions())
 
