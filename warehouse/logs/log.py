@@ -42,16 +42,21 @@ class EventLog(OpenLog):
         past: Sequence[Total] = (),
         pre_days: int = 0,
         by_segment: bool = False,
+        stratum: int | None = None,
     ) -> PanelSums:
         """The sums from which every view of the experiment follows.
 
         `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before
-        the start, under other names. With `by_segment` users are also summed by their segments.
+        the start, under other names. With `by_segment` users are also summed by their segments. With
+        `stratum`, the index of a segment, arms are cells of it (`sums.by_stratum`).
 
         All sums are exact, so they do not depend on the order of rows or the number of threads: floats are
         put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
         """
         ask = self._ask(span, totals, products, past, by_segment=by_segment)
+        ask = replace(
+            ask, stratum=stratum, n_groups=ask.n_groups or (stratum is not None) * len(self.mapping.segments)
+        )
         floats = frozenset(total.name for total in (*totals, *past) if self.is_float(total))
         everything = frozenset((*ask.columns, *ask.before))
         plans = [(GRID_BITS[0], floats), (GRID_BITS[0], everything)]
