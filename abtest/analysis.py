@@ -33,19 +33,28 @@ from abtest.report.details import (
     equivalence_document,
     guardrail_document,
     sequential_document,
+    strata_documents,
 )
-from abtest.segments import SegmentRows, Segments, segments_of
-from abtest.sources import Source
+from abtest.segments import SegmentRows, Segments, names_of, segments_of
+from abtest.sources import Source, Sources
+from abtest.value_views import values_by_segment, values_since_exposure
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
 
 if TYPE_CHECKING:
+    from warehouse.sums import LookPair, PanelSums
     from warehouse.sums import Moments as SummedMoments
-    from warehouse.sums import PanelSums
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
 
 SCHEMA_VERSION = 2
+
+
+class StratumRows(NamedTuple):
+    """The users of a stratum: their moments of `windows(days)`, and sums over pairs of looks."""
+
+    moments: Iterable[MomentsRow]
+    pairs: Iterable[PairRow] = ()
 
 
 class PhaseRows(NamedTuple):
@@ -53,7 +62,8 @@ class PhaseRows(NamedTuple):
 
     `moments` of `windows(days)`, `exposed` users of each arm, `pairs`: sums over pairs of looks, for the
     correlation of daily looks (without them increments are taken as independent); `segments` are moments of
-    all days by segment, `since_exposure` and `courses` those by days since exposure.
+    all days by segment, `since_exposure` and `courses` those by days since exposure. `strata` part the users
+    for post-stratification.
     """
 
     moments: Iterable[MomentsRow]
@@ -62,6 +72,7 @@ class PhaseRows(NamedTuple):
     segments: SegmentRows = MappingProxyType({})
     since_exposure: Iterable[MomentsRow] = ()
     courses: Iterable[MomentsRow] = ()
+    strata: Mapping[str, StratumRows] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,9 @@ class Analysis:
             "effects": [effect.document() for effect in self.effects],
             "sequential": [sequential_document(goal) for goal in self.goals if goal.looks],
             "cuped": [cuped_document(effect) for effect in self.effects],
+            "stratification": [
+                found for effect in self.effects for found in strata_documents(effect, self.settings)
+            ],
             "guardrails": [guardrail_document(e, self.metrics) for e in self.effects if e.margin_test],
             "segments": [found.document() for found in self.segments.effects],
             "heterogeneity": [test.document() for test in self.segments.tests],
@@ -122,20 +136,35 @@ def rows_of_phases(
     segments: Sequence[SegmentRows],
     experiment: Experiment,
     filled: "Callable[[list[SummedMoments]], list[SummedMoments]]" = list,
+    strata: "Sequence[Mapping[str, PanelSums] | None]" = (),
 ) -> list[PhaseRows]:
-    """All that follows from each phase's sums. `filled` adds to moments what could not be summed."""
+    """All that follows from each phase's sums. `filled` adds to moments what could not be summed. `strata`
+    part each phase's sums, where metrics are to be post-stratified."""
+
+    def pairs(of: "PanelSums") -> "list[LookPair]":
+        return list(of.pairs(looks_at(experiment))) if experiment.design != "none" else []
+
+    def by_stratum(parts: "Mapping[str, PanelSums] | None") -> dict[str, StratumRows] | None:
+        if parts is None:
+            return None
+        asked = windows(experiment.days)
+        return {name: StratumRows(filled(of.moments(asked)), pairs(of)) for name, of in parts.items()}
+
     since = [filled(found.since_exposure()) if experiment.days > 1 else [] for found in sums]
     n_days = trend_days(row for of_phase in since for row in of_phase)
     return [
         PhaseRows(
             filled(found.moments(windows(experiment.days))),
             of_arms,
-            list(found.pairs(looks_at(experiment))) if experiment.design != "none" else [],
+            pairs(found),
             of_segments,
             of_days,
             found.courses(n_days) if of_days else [],
+            by_stratum(parts),
         )
-        for found, of_arms, of_segments, of_days in zip(sums, exposed, segments, since, strict=True)
+        for found, of_arms, of_segments, of_days, parts in zip(
+            sums, exposed, segments, since, strata or [None] * len(sums), strict=True
+        )
     ]
 
 
@@ -160,7 +189,7 @@ def analyse(
         metrics=metrics,
         more_checks=more_checks,
         unusable=unusable,
-        source=source,
+        sources=None if source is None else Sources(source, (source,)),
     )
 
 
@@ -172,7 +201,7 @@ def analyse_phases(
     metrics: Sequence[Metric] = METRICS,
     more_checks: Sequence[Check] = (),
     unusable: Mapping[str, str] | None = None,
-    source: Source | None = None,
+    sources: Sources | None = None,
 ) -> Analysis:
     """Analyse an experiment from its settings (`Experiment.settings`, and what else the warehouse keeps).
 
@@ -181,8 +210,7 @@ def analyse_phases(
     days since exposure too, are found within phases and put together. Moments that hold `pre_` columns are
     adjusted for them. `crossovers` users were dropped because they were seen in more than one arm.
     `more_checks` come beside those of the counts; `unusable` holds columns whose sums mean nothing, with the
-    reason (their moments are 0). `source` gives the values of single users to metrics that need them, which
-    have no views by segment or day since exposure, and no effect where there are several phases.
+    reason (their moments are 0). `sources` give the values of single users to metrics that need them.
 
     Settings whose `planned_days` are more than `days` make it an interim analysis: phases to come are empty.
     """
@@ -201,13 +229,26 @@ def analyse_phases(
     counts = [{arm: phase.exposed.get(arm, 0) for arm in arms} for phase in phases]
     checks = [*run_checks(experiment, totals, counts, crossovers), *more_checks]
     single = [metric for metric in metrics if metric.needs_values]
+    strata = [
+        {
+            name: (totals_of(rows.moments, experiment, summed), pairs_of(rows.pairs))
+            for name, rows in phase.strata.items()
+        }
+        for phase in phases
+        if phase.strata is not None
+    ]
+    by_stratum = [{name: of for name, (of, _) in of_phase.items()} for of_phase in strata]
     measured = {
-        **measure_all(by_phase, experiment, summed),
-        **measure_values(source, experiment, single, windows(experiment.days), unusable or {}),
+        **measure_all(by_phase, experiment, summed, by_stratum),
+        **measure_values(sources, experiment, single, windows(experiment.days), unusable or {}),
     }
     sums = [(found, pairs_of(phase.pairs)) for found, phase in zip(by_phase, phases, strict=True)]
-    goals = goals_tested(sums, experiment, metrics, measured)
-    usable = [metric for metric in summed if not set(metric.columns) & set(unusable or {})]
+    goals = goals_tested(sums, experiment, metrics, measured, strata)
+    usable = [metric for metric in metrics if not set(metric.columns) & set(unusable or {})]
+    own = [metric for metric in usable if metric.needs_values and metric.role == "goal"]
+    of_segments = [phase.segments for phase in phases]
+    since = [(phase.since_exposure, phase.courses) for phase in phases]
+    has_since = any(rows for rows, _ in since)
     effects = _withheld(compare_all(experiment, metrics, measured, goals), metrics, unusable or {})
     return Analysis(
         settings=settings,
@@ -217,8 +258,18 @@ def analyse_phases(
         effects=tuple(effects),
         verdict=decide(experiment, checks, effects, metrics),
         goals=tuple(goals),
-        segments=segments_of([phase.segments for phase in phases], experiment, usable),
-        novelty=novelty_of([(phase.since_exposure, phase.courses) for phase in phases], experiment, usable),
+        segments=segments_of(
+            of_segments,
+            experiment,
+            usable,
+            values_by_segment(sources, experiment, own, names_of(of_segments)),
+        ),
+        novelty=novelty_of(
+            since,
+            experiment,
+            usable,
+            values_since_exposure(sources, experiment, own if has_since else []),
+        ),
         exposed_by_phase=tuple(counts),
     )
 

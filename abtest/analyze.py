@@ -24,6 +24,7 @@ class LogRequest:
     control: str | None = None
     name: str | None = None
     segments: str | None = None
+    stratify: str | None = None
     threads: int = 2
 
 
@@ -40,6 +41,11 @@ def analyse_any(request: LogRequest, name: str | None, out: Path | None) -> "Ana
         raise ValueError(
             "--segments are columns of an event log, which needs --map; a run has its own segments"
         )
+    elif request.stratify is not None:
+        raise ValueError(
+            "--stratify is a column of an event log, which needs --map; of a run the days before it (CUPED)"
+            " already adjust every effect"
+        )
     elif len(request.places) > 1 or "://" in request.places[0]:
         raise ValueError("an event log needs its columns named, such as --map user=uid,ts=time,arm=variant")
     else:
@@ -54,7 +60,7 @@ def metrics_of_run(request: LogRequest, declaration: Declaration) -> "Sequence[M
     """What metrics a file asks of a recorded run. ValueError where it declares what the run keeps itself."""
     from abtest.metrics import METRICS, with_method
 
-    blank = Declaration(control=request.control, name=request.name)
+    blank = Declaration(control=request.control, name=request.name, stratify=request.stratify)
     own = [
         field.name
         for field in fields(Declaration)
@@ -84,6 +90,7 @@ def declared(request: LogRequest) -> Declaration:
         map=mapping,
         control=request.control or declaration.control,
         name=request.name or declaration.name,
+        stratify=request.stratify or declaration.stratify,
     )
 
 

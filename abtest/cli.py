@@ -195,6 +195,7 @@ def log_options(command: Callable[..., None]) -> Callable[..., None]:
             "--control", help="Name of the control arm (default: the one called control, or the first)."
         ),
         click.option("--name", help="Name of the experiment (default: that of the file or database)."),
+        click.option("--stratify", help="Column of users' attributes within which arms are compared."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -48,6 +48,7 @@ KEYS = {
     "totals": Kind(dict, "a table of totals"),
     "metrics": Kind(list, "tables, each under [[metrics]]"),
     "method": Kind(str, "bootstrap or permutation"),
+    "stratify": Kind(str, "a column of users' attributes"),
 }
 
 
@@ -67,7 +68,8 @@ class Declaration:
     `start` is in Unix milliseconds (a day, or a time without a zone, is UTC), `map` and `totals` are as
     written. Users of the arms in `ignore`, such as a holdout, are in no count. `exposure` is the kind of
     event at which a user is exposed. `phases` say from when on other weights hold. `method` is that of all
-    metrics that name none (`with_method`).
+    metrics that name none (`with_method`). `stratify` is the column, of the users' attributes as segments
+    are, by which effects are post-stratified.
     """
 
     name: str | None = None
@@ -85,6 +87,7 @@ class Declaration:
     totals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: tuple[Metric, ...] | None = None
     method: str | None = None
+    stratify: str | None = None
 
 
 def read_declaration(path: Path) -> Declaration:

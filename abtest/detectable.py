@@ -1,7 +1,7 @@
 """What a planned test of one metric can see: detectable lift, power at a lift, users that a lift takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -14,13 +14,28 @@ LEAST_STEP = 0.01
 @dataclass(frozen=True)
 class Seen:
     """A metric in days 1 to `day`: users of all arms exposed by then, its value and a user's variance, as
-    observed and with the pre-period taken out (CUPED; the same where it is not known)."""
+    observed and with the pre-period taken out (CUPED; the same where it is not known). Of strata that were
+    asked about, `strata_variance` is a user's variance within them, `both_variance` with CUPED as well."""
 
     day: int
     users: int
     value: float | None = None
     plain_variance: float | None = None
     variance: float | None = None
+    strata_variance: float | None = None
+    both_variance: float | None = None
+
+    @property
+    def strata_reduction(self) -> float | None:
+        """The share of the variance that lies between strata."""
+        if not self.plain_variance or self.strata_variance is None:
+            return None
+        return 1 - self.strata_variance / self.plain_variance
+
+    def counted(self, *, cuped: bool) -> "Seen":
+        """With the variance that a plan counts on, `variance`."""
+        within = self.both_variance if cuped else self.strata_variance
+        return replace(self, variance=within or (self.variance if cuped else self.plain_variance))
 
     @property
     def variance_reduction(self) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from abtest.estimates import NOBODY, Measured, measure_phases
 from abtest.experiment import Experiment
-from abtest.looks import Looks, Pairs, looks_at, looks_of
+from abtest.looks import Looks, Pairs, PhaseSums, looks_at, looks_of
 from abtest.metrics import Metric, Role
 from abtest.stats.guardrails import (
     EQUIVALENCE_ALPHA,
@@ -185,16 +185,24 @@ class Goal:
 
 
 def measure_all(
-    phases: Sequence[Totals], experiment: Experiment, metrics: Sequence[Metric]
+    phases: Sequence[Totals],
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    strata: Sequence[Mapping[str, Totals]] = (),
 ) -> dict[tuple[str, Window], Measured]:
-    """Every metric in every window and arm, within phases. An arm without a row had no exposed users."""
+    """Every metric in every window and arm, within phases. An arm without a row had no exposed users.
+
+    `strata` hold the totals of each phase's users by stratum, where metrics are to be post-stratified.
+    """
+
+    def arms(totals: Totals, window: Window) -> dict[str, Moments]:
+        return {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}
+
     return {
         (metric.name, window): measure_phases(
-            [
-                {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}
-                for totals in phases
-            ],
+            [arms(totals, window) for totals in phases],
             metric,
+            [{name: arms(totals, window) for name, totals in of_phase.items()} for of_phase in strata],
         )
         for metric in metrics
         for window in windows(experiment.days)
@@ -206,16 +214,17 @@ def goals_tested(
     experiment: Experiment,
     metrics: Sequence[Metric],
     measured: Mapping[tuple[str, Window], Measured],
+    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]] = (),
 ) -> list[Goal]:
     """All goals of all treatments, corrected together, on sequential p-values where there are looks.
 
-    `phases` hold the totals of each phase's users and of their pairs of looks.
+    `phases` hold the totals of each phase's users and of their pairs of looks, `strata` those by stratum.
     """
     deciding = Window(1, experiment.days)
     looks, p_values = [], []
     tests = [(arm.name, m) for arm in experiment.treatments for m in metrics if m.role == "goal"]
     for arm, metric in tests:
-        found = _looks(phases, experiment, metric, arm, measured)
+        found = _looks(phases, experiment, metric, arm, measured, strata)
         last = compare_arms(measured[metric.name, deciding], experiment, arm, experiment.alpha)
         looks.append(found)
         may_decide = experiment.design != "none" or not experiment.is_interim
@@ -249,26 +258,26 @@ def _looks(
     metric: Metric,
     treatment: str,
     measured: Mapping[tuple[str, Window], Measured],
+    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]],
 ) -> Looks | None:
     if experiment.design == "none":
         return None
     arms = (experiment.control, treatment)
     by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
     found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
-    sums = [
-        (
-            {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day},
-            {} if metric.needs_values else pairs,  # those are of whole totals, and of means
-        )
-        for totals, pairs in phases
-    ]
+
+    def of_looks(totals: Totals, pairs: Pairs) -> PhaseSums:
+        moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
+        return moments, {} if metric.needs_values else pairs  # those are of whole totals, and of means
+
     return looks_of(
         experiment.design,
         metric,
         arms,
         by_day,
         found,
-        sums,
+        [of_looks(*sums) for sums in phases],
+        [{name: of_looks(*sums) for name, sums in of_phase.items()} for of_phase in strata],
         alpha=experiment.alpha,
         planned_days=experiment.planned_days,
     )

@@ -8,12 +8,14 @@ from abtest.metrics import Metric
 from abtest.stats.cuped import adjust
 from abtest.stats.means import Comparison, Estimate, compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
+from abtest.stats.poststratify import LEAST_USERS, Arms, PostStratified, cells_of, post_stratify
 from abtest.stats.reference import Reference, compare_by_draws
 from abtest.stats.strata import combined
 from warehouse.events import PRE
 
 NO_PRE_PERIOD = "no pre-period is known"
 NO_COVARIATES = "the metric has no covariates"
+FEW_STRATA = f"fewer than two strata with {LEAST_USERS} users in each arm"
 NOBODY = Moments(0, {}, {})
 
 
@@ -34,6 +36,8 @@ class Measured:
 
     Over several phases `by_phase` holds each phase's share of users and its own measurement (with its theta),
     by the phase's index; phases without users are not in it. It is empty where there is one phase.
+
+    With strata `adjusted` is post-stratified, `stratified` says by what; `unstratified` says why it is not.
     """
 
     plain: Mapping[str, Estimate]
@@ -46,6 +50,8 @@ class Measured:
     problems: Mapping[str, str] = field(default_factory=dict)
     caps: tuple[CapUsed, ...] = ()
     by_phase: Mapping[int, tuple[float, "Measured"]] = field(default_factory=dict)
+    stratified: PostStratified | None = None
+    unstratified: str | None = None
 
     @property
     def parts(self) -> Mapping[int, tuple[float, "Measured"]]:
@@ -90,12 +96,15 @@ def measure(arms: Mapping[str, Moments], metric: Metric) -> Measured:
     return Measured(plain, found.estimates, found.theta, covariates, found.reason)
 
 
-def measure_phases(phases: Sequence[Mapping[str, Moments]], metric: Metric) -> Measured:
-    """The metric in all arms, measured within phases and put together by the phases' shares of users."""
+def measure_phases(
+    phases: Sequence[Arms], metric: Metric, strata: Sequence[Mapping[str, Arms]] = ()
+) -> Measured:
+    """The metric in all arms, measured within phases and put together by the phases' shares of users; with
+    `strata` of each phase's users post-stratified in each."""
     sizes = {i: sum(moments.n for moments in arms.values()) for i, arms in enumerate(phases)}
-    seen = {i: measure(phases[i], metric) for i, n in sizes.items() if n}
+    seen = {i: _measure(phases[i], metric, strata[i] if strata else None) for i, n in sizes.items() if n}
     if len(phases) == 1 or not seen:
-        return measure(phases[0], metric)
+        return seen[0] if 0 in seen else measure(phases[0], metric)
     shares = {i: sizes[i] / sum(sizes.values()) for i in seen}
     first = next(iter(seen.values()))
     reasons = [found.reason for found in seen.values()]
@@ -105,7 +114,38 @@ def measure_phases(phases: Sequence[Mapping[str, Moments]], metric: Metric) -> M
     )
     reason = first.reason if all(reasons) else None
     by_phase = {i: (shares[i], found) for i, found in seen.items()}
-    return Measured(plain, adjusted, {}, first.covariates, reason, by_phase=by_phase)
+    method = next((found.method for found in seen.values() if found.method), None)
+    return Measured(
+        plain, adjusted, {}, first.covariates, reason, method, by_phase=by_phase,
+        unstratified=next((found.unstratified for found in seen.values() if found.unstratified), None),
+    )  # fmt: skip
+
+
+def _measure(arms: Arms, metric: Metric, strata: Mapping[str, Arms] | None) -> Measured:
+    """In one phase. Post-stratified where there are strata enough; then theta is that within strata."""
+    found = measure(arms, metric)
+    if strata is None:
+        return found
+    cells = cells_of(strata)
+    if len(cells) < 2:
+        return replace(found, unstratified=FEW_STRATA)
+    by_strata = post_stratify(
+        cells,
+        metric.numerator,
+        metric.denominator,
+        covariates=() if found.reason else found.covariates,
+        scale=metric.scale,
+    )
+    if by_strata is None:
+        return replace(found, unstratified="the ratio divides by 0 in an arm")
+    return replace(
+        found,
+        adjusted={**found.plain, **by_strata.adjusted},
+        theta=by_strata.theta,
+        reason=found.reason or (None if by_strata.theta else "no covariate varies within strata"),
+        method="post-stratified, cuped" if by_strata.theta else "post-stratified",
+        stratified=by_strata,
+    )
 
 
 def plain_estimate(moments: Moments, metric: Metric) -> Estimate:

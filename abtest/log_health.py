@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from abtest.sources import NONE
 from warehouse.events import PRE
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS_COMPARED = 5_000_000
 """Rows up to which duplicates are looked for without an id: all mapped columns are compared."""
-NONE = "(none)"
-"""The segment of users who have no value in its column."""
 
 
 def health(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from abtest.analyze import LogRequest, declared
 from abtest.declaration import Declaration
-from abtest.log_health import NONE, health
+from abtest.log_health import health
 from abtest.metrics import past_products, products_of
+from abtest.sources import NONE, OTHERS
 from abtest.study import Study, study_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_SEGMENTS = 20
 """Segments of a column that are shown; the users of all others are together in one."""
-OTHERS = "(others)"
 PhaseOfLog = tuple["EventLog", "UserCounts"]
 """The log as a phase has it, and its exposed users."""
 
@@ -32,7 +32,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
     from abtest.analysis import analyse_phases
     from abtest.manifest import versions
-    from abtest.sources import LogSource
+    from abtest.sources import LogSource, Sources
 
     declaration = declared(request)
     with open_log(request, declaration) as log:
@@ -46,13 +46,17 @@ def analyse_log(request: LogRequest) -> "Analysis":
                 "start_ts": study.span.start_ts,
                 "log": log.name,
                 "ignored": log.ignored(study.span),
+                "stratify": study.stratify,
             },
             rows,
             crossovers=sum(exposed.crossed for _, exposed in phases),
             metrics=study.metrics,
             more_checks=[*health(log, study, phases, counts, rows), *notes],
             unusable=study.unusable,
-            source=LogSource(phases[0][0], study, phases[0][1]),
+            sources=Sources(
+                LogSource(log, study, log.exposed(study.span)),
+                tuple(LogSource(view, study, exposed) for view, exposed in phases),
+            ),
         )
     return replace(analysis, versions=versions())
 
@@ -62,9 +66,13 @@ def open_log(request: LogRequest, declaration: Declaration, *, needs_arm: bool =
     from warehouse.logs.columns import LogMapping
     from warehouse.logs.log import EventLog
 
+    mapping = LogMapping.from_keys(declaration.map, needs_arm=needs_arm)
+    stratum = declaration.stratify
+    if stratum is not None and stratum not in mapping.segments:
+        mapping = replace(mapping, segments=(*mapping.segments, stratum))
     return EventLog.open(
         request.places,
-        LogMapping.from_keys(declaration.map, needs_arm=needs_arm),
+        mapping,
         table=request.table,
         assignment=request.assignment,
         ignored_arms=declaration.ignore,
@@ -98,15 +106,9 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
 
     experiment = study.experiment
     try:
-        sums = [
-            log.panel(
-                study.span, _good(study), _products(study), exposed,
-                past=study.past, pre_days=study.pre_days, by_segment=True,
-            )
-            for log, exposed in phases
-        ]  # fmt: skip
+        sums, strata = sums_of(phases, study)
     except OverflowError as error:
-        reason = f"no segments, days since exposure and correlation of looks: {error}"
+        reason = f"no segments, strata, days since exposure and correlation of looks: {error}"
         days = windows(experiment.days)
         rows = [PhaseRows(usable_moments(log, study, days, of), of.by_arm()) for log, of in phases]
         return rows, [Check("exact_sums", "not_run", None, reason)]
@@ -116,7 +118,49 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
 
     segments = _segments(sums, study, phases[0][0].mapping.segments)
     counts = [exposed.by_arm() for _, exposed in phases]
-    return rows_of_phases(sums, counts, segments, experiment, filled), []
+    return rows_of_phases(sums, counts, segments, experiment, filled, strata), []
+
+
+def moments_of(
+    phases: Sequence[PhaseOfLog], study: Study, windows: Sequence[tuple[int, int]]
+) -> list[tuple[list["Moments"], dict[str, list["Moments"]]]]:
+    """Of each phase's users the moments of the windows, and those by stratum where there are strata."""
+    try:
+        sums, strata = sums_of(phases, study)
+    except OverflowError:
+        return [(usable_moments(log, study, windows, of), {}) for log, of in phases]
+
+    def of_windows(of: "PanelSums") -> list["Moments"]:
+        return [_filled(row, study) for row in of.moments(windows)]
+
+    return [
+        (of_windows(of_phase), {name: of_windows(part) for name, part in (parts or {}).items()})
+        for of_phase, parts in zip(sums, strata, strict=True)
+    ]
+
+
+def sums_of(
+    phases: Sequence[PhaseOfLog], study: Study
+) -> tuple[list["PanelSums"], list["dict[str, PanelSums] | None"]]:
+    """The sums of each phase's users, and those by stratum where there are strata."""
+    from warehouse.sums import by_stratum
+
+    found = [
+        log.panel(
+            study.span, _good(study), _products(study), exposed,
+            past=study.past, pre_days=study.pre_days, by_segment=True, stratum=_stratum(log, study),
+        )
+        for log, exposed in phases
+    ]  # fmt: skip
+    if study.stratify is None:
+        return found, [None] * len(found)
+    parted = [by_stratum(sums) for sums in found]
+    return [whole for whole, _ in parted], [parts for _, parts in parted]
+
+
+def _stratum(log: "EventLog", study: Study) -> int | None:
+    """The place of the stratum's column among the segments."""
+    return None if study.stratify is None else log.mapping.segments.index(study.stratify)
 
 
 def _segments(
@@ -126,6 +170,8 @@ def _segments(
     found: list[dict[str, dict[str, list[Moments]]]] = [{} for _ in sums]
     groups = [of_phase.by_group() for of_phase in sums]
     for index, column in enumerate(columns):
+        if column not in study.segments:
+            continue
         named = [
             {value: [_filled(row, study) for row in rows] for value, rows in of_phase[index].items()}
             for of_phase in groups

@@ -7,6 +7,8 @@ share of the last look's: totals of the same users are correlated over days, so 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +49,7 @@ class PairRow(Protocol):
 
 Pairs = Mapping[tuple[str, int, int], Moments]
 PhaseSums = tuple[Mapping[tuple[str, int], Moments], Pairs]
-"""The moments of one phase's users by arm and day of the look, and those of pairs of looks."""
+"""The moments of one phase's (or stratum's) users by arm and day of the look, and those of pairs of looks."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def looks_of(
     measured: Mapping[int, Measured],
     found: Mapping[int, Comparison],
     phases: Sequence[PhaseSums],
+    strata: Sequence[Mapping[str, PhaseSums]] = (),
     *,
     alpha: float,
     planned_days: int,
@@ -125,7 +128,7 @@ def looks_of(
     None where the last look has no p. Looks without one are left out. Where the phases' pairs do not hold the
     looks' co-moments, increments are taken as independent. Before the last of the `planned_days` its
     information is not known: alpha is then spent by days, which is less than by information, as that grows
-    fast at first.
+    fast at first. `strata` hold each phase's sums by stratum, where looks are post-stratified.
     """
     last = max(found)
     days = [day for day in sorted(found) if found[day].p is not None]
@@ -136,7 +139,7 @@ def looks_of(
         if last == planned_days
         else [day / planned_days for day in days]
     )
-    estimated = _correlation(metric, arms, days, measured, phases)
+    estimated = _correlation(metric, arms, days, measured, phases, strata)
     correlation = canonical_correlation(information) if estimated is None else estimated
     p_values = [p for p in (found[day].p for day in days) if p is not None]
     return Looks(
@@ -172,8 +175,10 @@ def _correlation(
     days: Sequence[int],
     measured: Mapping[int, Measured],
     phases: Sequence[PhaseSums],
+    strata: Sequence[Mapping[str, PhaseSums]],
 ) -> NDArray[np.float64] | None:
-    """The correlation of the looks' differences. None where a pair of looks is not known.
+    """The correlation of the looks' differences. None where a pair of looks is not known, or where two looks
+    pooled other strata.
 
     The covariance is that within phases, weighed by the phases' shares at both looks.
     """
@@ -184,27 +189,63 @@ def _correlation(
             covariance = 0.0
             for phase, (share_early, at_early) in measured[early].parts.items():
                 share_late, at_late = measured[late].parts[phase]
-                moments, pairs = phases[phase]
                 for arm in arms:
-                    pair = pairs.get((arm, early, late))
-                    if pair is None:
+                    if (arm, early, late) not in phases[phase][1]:
                         return None
-                    of_arm = moments[arm, early], moments[arm, late]
-                    found = _covariance(metric, pair, *of_arm, at_early, at_late)
+                    if at_early.stratified is None or at_late.stratified is None:
+                        found = _covariance(metric, phases[phase], (arm, early, late), at_early, at_late)
+                    elif at_early.stratified.names == at_late.stratified.names:
+                        found = _within_strata(strata[phase], (arm, early, late), at_early, at_late)
+                    else:
+                        return None
                     covariance += share_early * share_late * found
             r[i, j] = r[j, i] = np.clip(covariance / (errors[i] * errors[j]), -1.0, 1.0)
     return r
 
 
 def _covariance(
-    metric: Metric, pair: Moments, early: Moments, late: Moments, at_early: Measured, at_late: Measured
+    metric: Metric, sums: PhaseSums, looks: tuple[str, int, int], at_early: Measured, at_late: Measured
 ) -> float:
     """Of the estimates of one arm at two looks: that of the values of the earlier users, over the later n."""
-    if pair.n < 2:
+    moments, pairs = sums
+    arm, early, late = looks
+    if pairs[looks].n < 2:
         return 0.0
+    forms = [
+        linearised(moments[arm, day], metric.numerator, metric.denominator, metric.scale)
+        for day in (early, late)
+    ]
+    together = (forms[0], at_early.theta), (forms[1], at_late.theta)
+    return _pair_covariance(pairs[looks], *together) / moments[arm, late].n
+
+
+def _within_strata(
+    strata: Mapping[str, PhaseSums], looks: tuple[str, int, int], at_early: Measured, at_late: Measured
+) -> float:
+    """The same of post-stratified estimates, weighed by the strata's shares at both looks."""
+    arm, _, late = looks
+    one, other = at_early.stratified, at_late.stratified
+    assert one is not None
+    assert other is not None
+    total = 0.0
+    for names, *shares in zip(one.names, one.shares, other.shares, strict=True):
+        pairs = [strata[name][1][looks] for name in names if looks in strata[name][1]]
+        users = [pair for pair in pairs if pair.n]
+        n_late = sum(strata[name][0][arm, late].n for name in names)
+        if sum(pair.n for pair in users) < 2:
+            continue
+        pair = reduce(add, users)
+        together = (one.forms[arm], at_early.theta), (other.forms[arm], at_late.theta)
+        total += shares[0] * shares[1] * _pair_covariance(pair, *together) / n_late
+    return total
+
+
+def _pair_covariance(
+    pair: Moments, early: tuple[Form, Mapping[str, float]], late: tuple[Form, Mapping[str, float]]
+) -> float:
+    """Of a user's linearised values at two looks, less theta's part of the past."""
     forms: list[Form] = []
-    for moments, measured, prefix in ((early, at_early, ""), (late, at_late, LATE)):
-        form = linearised(moments, metric.numerator, metric.denominator, metric.scale)
+    for (form, theta), prefix in ((early, ""), (late, LATE)):
         renamed = {prefix + name: weight for name, weight in form.items()}
-        forms.append({**renamed, **{name: -Fraction(theta) for name, theta in measured.theta.items()}})
-    return float(form_covariance(pair, *forms)) / late.n
+        forms.append({**renamed, **{name: -Fraction(weight) for name, weight in theta.items()}})
+    return float(form_covariance(pair, *forms))

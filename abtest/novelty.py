@@ -7,10 +7,11 @@ days are those of the users who can have had k days, so that early and late come
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from abtest.effects import Effect, MomentsRow, Window, effect_of
-from abtest.estimates import NOBODY, measure_phases, plain_estimate
+from abtest.estimates import NOBODY, Measured, measure_phases, plain_estimate
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import form_covariance, linearised
@@ -22,6 +23,7 @@ from warehouse.events import day_name
 
 ONE_DAY = "fewer than half of the users can have had two days"
 NO_LIFT = "the lift of day {k} since exposure has no interval"
+NO_COURSE = "a trend is tested of means and ratios of whole totals"
 
 Arms = Mapping[str, Moments]
 
@@ -79,9 +81,11 @@ def novelty_of(
     phases: Sequence[tuple[Iterable[MomentsRow], Iterable[MomentsRow]]],
     experiment: Experiment,
     metrics: Sequence[Metric],
+    values: Mapping[tuple[str, tuple[int, int]], Measured] = MappingProxyType({}),
 ) -> Novelty:
     """From each phase's moments by days since exposure, and each day's beside the others
-    (`PanelSums.courses`). Arms are compared within phases."""
+    (`PanelSums.courses`); `values` hold what was measured of metrics that need users' own values, by metric
+    and window. Arms are compared within phases."""
     by_window = [_by_window(rows, experiment) for rows, _ in phases]
     courses = [_by_window(rows, experiment) for _, rows in phases]
     nobody = {arm.name: NOBODY for arm in experiment.arms}
@@ -92,7 +96,9 @@ def novelty_of(
             metric,
             arm.name,
             window,
-            measure_phases([of_phase.get(window, nobody) for of_phase in by_window], metric),
+            values[metric.name, window]
+            if metric.needs_values
+            else measure_phases([of_phase.get(window, nobody) for of_phase in by_window], metric),
             experiment.alpha,
         )
         for arm in experiment.treatments
@@ -155,6 +161,8 @@ def _slope(
     T_k and C_k, sums over phases by their shares of users, vary with weights w_k / C_k and -w_k T_k / C_k^2
     around their values.
     """
+    if metric.needs_values:
+        return NO_COURSE
     if days == 1:
         return ONE_DAY
     sizes = [sum(moments.n for moments in arms.values()) for arms in phases]

@@ -1,19 +1,28 @@
 """The story of `abtest plan`: means and variances of what there is, then users, days and detectable lifts.
 
 The variances are those of the control's users (of all users where a log has no arms), of the totals of days
-1 to d; where the log holds a pre-period, what it takes out of them (CUPED) is measured and counted on.
+1 to d; where the log holds a pre-period, what it takes out of them (CUPED) is measured and counted on, and so
+is what lies between strata that are named (`stratify`).
+
+Over several phases the control's users are weighed by phase, so that each counts as its share of all users:
+pooled as they are, they would be those of the phases in which the control had most weight. The plan is of an
+experiment with one split.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abtest.analyze import LogRequest, declared
 from abtest.detectable import PlannedTest, Seen, drifts_of_looks, level_and_power
 from abtest.experiment import Experiment
 from abtest.metrics import METRICS, Metric
 from abtest.population import parse_split
+
+if TYPE_CHECKING:
+    from abtest.stats.moments import Moments
 
 PAPER_LIFTS: Mapping[str, float] = {
     "comments": 0.00772,
@@ -63,7 +72,8 @@ class Planned:
     """A metric's plan. Lifts are fractions; None where the past cannot tell.
 
     `deviation` is a user's as observed; `rho` the correlation with the pre-period's best prediction, and
-    `variance_reduction` its square. `mde_plain` counts on no reduction. `mde_by_day`: (day, users by then,
+    `variance_reduction` its square; `strata_reduction` is what lies between strata. `mde_plain` counts on no
+    reduction. `mde_by_day`: (day, users by then,
     detectable lift). `target` is the lift asked about, with the power to see it at this size, the users that
     it takes, and the day by which this size sees it. Curves hold (lift, power at this size) and (users, power
     at the target).
@@ -76,6 +86,7 @@ class Planned:
     covariates: tuple[str, ...]
     rho: float | None
     variance_reduction: float | None
+    strata_reduction: float | None
     alpha: float
     power: float
     inflation: float
@@ -100,6 +111,8 @@ class Past:
     metrics: Sequence[Metric]
     seen: Mapping[str, Sequence[Seen]]
     covariates: Mapping[str, tuple[str, ...]]
+    n_phases: int = 1
+    stratify: str | None = None
 
 
 def plan(request: LogRequest, design: Design, lifts: Mapping[str, float]) -> dict[str, Any]:
@@ -126,6 +139,8 @@ def plan(request: LogRequest, design: Design, lifts: Mapping[str, float]) -> dic
         "design": {**asdict(design), "users": users, "split": list(design.split)},
         "days": max(spans[-1].day for spans in past.seen.values()),
         "tests": _n_tests(past.metrics, design),
+        "phases": past.n_phases,
+        "stratify": past.stratify,
         "metrics": [asdict(one) for one in curves],
     }
 
@@ -194,17 +209,21 @@ def _past(request: LogRequest) -> Past:
     from abtest.analysis import Window
 
     if request.mapping is not None or request.config is not None:
-        from abtest.logs import open_log, usable_moments
+        from abtest.logs import moments_of, open_log, phases_of
         from abtest.study import study_of
 
         declaration = declared(request)
         with open_log(request, declaration, needs_arm=False) as log:
             study = study_of(log, declaration, request, needs_arms=False)
             windows = [Window(1, day) for day in range(1, study.span.days + 1)]
-            rows = usable_moments(log, study, windows, log.exposed(study.span))
+            phases = [(view, view.exposed(study.span)) for view in phases_of(log, study)]
+            parts = moments_of(phases, study, windows)
             control = study.experiment.control if log.mapping.arm else None
-            return _seen(log.name, rows, windows, study.metrics, control, study.unusable)
-    from abtest.recorded import panel_of
+            found = _seen(log.name, parts, windows, study.metrics, control, study.unusable)
+            return replace(found, stratify=study.stratify)
+    if request.stratify is not None:
+        raise ValueError("--stratify is a column of an event log, which needs --map")
+    from abtest.recorded import cohorts_of, panel_of
     from warehouse.store import Warehouse
 
     place = Path(request.places[0])
@@ -217,37 +236,91 @@ def _past(request: LogRequest) -> Past:
         settings = warehouse.experiment(None)
         experiment = Experiment.from_settings(settings)
         windows = [Window(1, day) for day in range(1, experiment.days + 1)]
-        found = panel_of(warehouse, experiment.name, experiment.days, settings.get("pre_days", 0))
-        return _seen(str(place), found.moments(windows), windows, METRICS, experiment.control, {})
+        pre_days = settings.get("pre_days", 0)
+        runs: list[tuple[list[Any], dict[str, list[Any]]]] = [
+            (panel_of(warehouse, cohort, experiment.days, pre_days).moments(windows), {})
+            for cohort in cohorts_of(settings)
+        ]
+        return _seen(str(place), runs, windows, METRICS, experiment.control, {})
 
 
 def _seen(
     name: str,
-    rows: Sequence[Any],
+    phases: Sequence[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]],
     windows: Sequence[tuple[int, int]],
     metrics: Sequence[Metric],
     control: str | None,
     unusable: Mapping[str, str],
 ) -> Past:
-    from abtest.estimates import measure
-    from abtest.stats.moments import Moments
+    """From the moments of each phase's users, and those by stratum."""
+    from abtest.estimates import NOBODY, measure, measure_phases
 
     seen: dict[str, list[Seen]] = {metric.name: [] for metric in metrics}
     covariates: dict[str, tuple[str, ...]] = {}
+    strata = sorted({stratum for _, parts in phases for stratum in parts})
     for window in windows:
-        here = [row for row in rows if row.window == window]
-        users = sum(row.n for row in here)
-        mine = [row for row in here if (control is None or row.arm == control) and row.n]
+        users = [sum(row.n for row in rows if row.window == window) for rows, _ in phases]
+        own = [_control_of(rows, window, control) for rows, _ in phases]
+        factors = _factors(own, users)
+        mine = _together(own, factors)
+        by_stratum = {
+            stratum: {
+                "control": _together(
+                    [_control_of(parts.get(stratum, ()), window, control) for _, parts in phases], factors
+                )
+                or NOBODY
+            }
+            for stratum in strata
+        }
         for metric in metrics:
-            if not mine or metric.needs_values or set(metric.columns) & set(unusable):
-                seen[metric.name].append(Seen(window[1], users))
+            if mine is None or metric.needs_values or set(metric.columns) & set(unusable):
+                seen[metric.name].append(Seen(window[1], sum(users)))
                 continue
-            found = measure({"control": Moments(mine[0].n, mine[0].sums, mine[0].products)}, metric)
-            plain, adjusted = found.plain["control"], found.adjusted["control"]
-            variances = [None if e.variance is None else e.variance * e.n for e in (plain, adjusted)]
-            seen[metric.name].append(Seen(window[1], users, plain.value, *variances))
+            found = measure({"control": mine}, metric)
+            parted = measure_phases([{"control": mine}], metric, [by_stratum]).stratified if strata else None
+            estimates = [found.plain["control"], found.adjusted["control"]]
+            estimates += [parted.alone["control"], parted.adjusted["control"]] if parted else []
+            variances = [None if e.variance is None else float(e.variance * e.n) for e in estimates]
+            seen[metric.name].append(Seen(window[1], sum(users), estimates[0].value, *variances))
             covariates[metric.name] = () if found.reason else found.covariates
-    return Past(name, metrics, seen, covariates)
+    return Past(name, metrics, seen, covariates, len(phases))
+
+
+def _control_of(rows: Sequence[Any], window: tuple[int, int], control: str | None) -> Any:
+    """The moments of the control's users (of all users for None); None without any."""
+    mine = (row for row in rows if row.window == window and (control is None or row.arm == control) and row.n)
+    return next(mine, None)
+
+
+def _factors(own: Sequence[Any], users: Sequence[int]) -> list[Fraction]:
+    """What a control's user counts in each phase, so that phases count as their shares of all users; none
+    where a phase has no user of the control, whose users cannot be told from the others'."""
+    seen = [(row, n) for row, n in zip(own, users, strict=True) if n]
+    if not seen or any(row is None for row, _ in seen):
+        return []
+    in_control = sum(row.n for row, _ in seen)
+    return [
+        Fraction(n * in_control, sum(users) * row.n) if n else Fraction(0)
+        for row, n in zip(own, users, strict=True)
+    ]
+
+
+def _together(rows: Sequence[Any], factors: Sequence[Fraction]) -> "Moments | None":
+    """The moments of users that count by phase; None where there are none."""
+    from abtest.stats.moments import Moments
+
+    parts = [(row, factor) for row, factor in zip(rows, factors, strict=False) if row is not None]
+    if not parts:
+        return None
+    if len(parts) == 1 and parts[0][1] == 1:
+        row, _ = parts[0]
+        return Moments(row.n, row.sums, row.products)
+    first = parts[0][0]
+    return Moments(
+        sum((factor * row.n for row, factor in parts), Fraction(0)),  # type: ignore[arg-type]
+        {name: sum(factor * row.sums[name] for row, factor in parts) for name in first.sums},
+        {pair: sum(factor * row.products[pair] for row, factor in parts) for pair in first.products},
+    )
 
 
 def _n_tests(metrics: Sequence[Metric], design: Design) -> int:
@@ -255,9 +328,8 @@ def _n_tests(metrics: Sequence[Metric], design: Design) -> int:
 
 
 def _spans(metric: Metric, past: Past, design: Design) -> list[Seen]:
-    """The metric's days, without what the pre-period takes out where that is not counted on."""
-    spans = past.seen[metric.name]
-    return [span if design.cuped else replace(span, variance=span.plain_variance) for span in spans]
+    """The metric's days, with the variance that is counted on."""
+    return [span.counted(cuped=design.cuped) for span in past.seen[metric.name]]
 
 
 def _test(metric: Metric, past: Past, design: Design, spans: Sequence[Seen]) -> PlannedTest:
@@ -300,6 +372,7 @@ def _planned(
         covariates=past.covariates.get(metric.name, ()),
         rho=max(less, 0.0) ** 0.5 if adjusts and less is not None else None,
         variance_reduction=less if adjusts else None,
+        strata_reduction=past.seen[metric.name][-1].strata_reduction,
         alpha=test.alpha,
         power=test.power,
         inflation=test.inflation,

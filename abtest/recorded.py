@@ -48,7 +48,7 @@ def analyse_warehouse(
     """
     from abtest.analysis import analyse_phases, rows_of_phases
     from abtest.metrics import by_moments
-    from abtest.sources import RunSource
+    from abtest.sources import RunSource, Sources
 
     recorded = warehouse.experiment(name)
     metrics = recorded_metrics(recorded) if metrics is None else metrics
@@ -70,7 +70,19 @@ def analyse_warehouse(
         crossovers=warehouse.crossovers(name),
         metrics=metrics,
         more_checks=health_of_run(warehouse, settings, daily, segments),
-        source=RunSource(warehouse, name, pre_days=pre_days),
+        sources=Sources(
+            RunSource(warehouse, name, pre_days=pre_days),
+            tuple(
+                RunSource(
+                    warehouse,
+                    cohort,
+                    pre_days=pre_days,
+                    cuts=cuts,
+                    names=_activity_names(cuts) if cuts else {},
+                )
+                for cohort in cohorts
+            ),
+        ),
     )
 
 
@@ -136,15 +148,20 @@ def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Exp
 def _activity(sums: "list[PanelSums]", cuts: "Cuts") -> "list[dict[str, dict[str, list[Moments]]]]":
     """The users of each phase by their plays before the experiment, the least active first, named with the
     numbers."""
-    names = {
+    names = _activity_names(cuts)
+    groups = [found for (found,) in (of_phase.by_group() for of_phase in sums)]
+    known = {key: name for key, name in names.items() if any(key in found for found in groups)}
+    return [{"activity": {name: found.get(key, []) for key, name in known.items()}} for found in groups]
+
+
+def _activity_names(cuts: "Cuts") -> dict[str, str]:
+    """What the segments of activity are called, with the numbers."""
+    return {
         "new": "new (no plays before)",
         "light": f"light ({_plays(1, cuts.light)})",
         "middle": f"middle ({_plays(cuts.light + 1, cuts.middle)})",
         "heavy": f"heavy ({cuts.middle + 1:,} plays or more)",
     }
-    groups = [found for (found,) in (of_phase.by_group() for of_phase in sums)]
-    known = {key: name for key, name in names.items() if any(key in found for found in groups)}
-    return [{"activity": {name: found.get(key, []) for key, name in known.items()}} for found in groups]
 
 
 def _plays(low: int, high: int) -> str:

@@ -7,12 +7,13 @@ the correction and the test of heterogeneity are for.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from abtest.effects import Effect, MomentsRow, Window, compare_arms, effect_of
-from abtest.estimates import NOBODY, measure_phases
+from abtest.estimates import NOBODY, Measured, measure_phases
 from abtest.experiment import Experiment
-from abtest.metrics import Metric
+from abtest.metrics import Metric, by_moments
 from abtest.stats.heterogeneity import cochran_q, lift_variance
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS
@@ -63,23 +64,34 @@ class Segments:
     tests: tuple[SegmentTest, ...] = ()
 
 
-def segments_of(phases: Sequence[SegmentRows], experiment: Experiment, metrics: Sequence[Metric]) -> Segments:
-    """Goals by segment over all days, compared within phases.
-
-    `phases` hold the rows of each phase's users, in the order in which they are to be shown.
-    """
-    goals = [metric for metric in metrics if metric.role == "goal"]
-    segments = {
+def names_of(phases: Sequence[SegmentRows]) -> dict[str, list[str]]:
+    """The segments of each dimension, of all phases."""
+    return {
         dimension: list(dict.fromkeys(name for phase in phases for name in phase.get(dimension, ())))
         for dimension in dict.fromkeys(dimension for phase in phases for dimension in phase)
     }
+
+
+def segments_of(
+    phases: Sequence[SegmentRows],
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    values: Mapping[tuple[str, str, str], Measured] = MappingProxyType({}),
+) -> Segments:
+    """Goals by segment over all days, compared within phases.
+
+    `phases` hold the rows of each phase's users, in the order in which they are to be shown; `values` what
+    was measured of metrics that need users' own values, by dimension, segment and metric.
+    """
+    goals = [metric for metric in metrics if metric.role == "goal"]
+    segments = names_of(phases)
     measured = {
         (dimension, segment, metric.name): measure_phases(of_phases, metric)
         for dimension, names in segments.items()
         for segment in names
         for of_phases in [_by_arm(phases, experiment, dimension, segment)]
-        for metric in goals
-    }
+        for metric in by_moments(goals)
+    } | dict(values)
     cells = [
         (dimension, segment, metric, arm.name)
         for dimension, names in segments.items()

@@ -1,12 +1,13 @@
 """Where the values of single users come from: a recorded run, or a foreign log. Both answer alike."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from abtest.estimates import CapUsed
 from abtest.metrics import Metric
+from abtest.stats.clustered import Clustered
 from abtest.stats.moments import Moments
-from abtest.stats.quantiles import Clustered
 from warehouse.events import PRE
 
 if TYPE_CHECKING:
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
     from abtest.study import Study
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
-    from warehouse.store import Warehouse
+    from warehouse.store import Cohort, Cuts, Warehouse
 
-Window = tuple[int, int]
+Window = tuple[int, ...]
+"""A first and a last day, or days since exposure (`warehouse.queries.Since`)."""
+NONE = "(none)"
+"""The segment of users who have no value in its column."""
+OTHERS = "(others)"
+"""All segments of a column beyond the largest, which are shown."""
 
 
 class Source(Protocol):
@@ -46,12 +52,32 @@ class Source(Protocol):
     def cap_of(self, column: str, cap: Any) -> float:
         """A cap in the unit of the values that `users` gives."""
 
+    def segments(self, window: Window) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        """By arm and dimension, the segment of each user of `users`, in the same order."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The values of all users together, from which caps come, and of the users of each phase."""
+
+    everybody: Source
+    phases: tuple[Source, ...]
+
 
 class RunSource:
-    """A recorded run."""
+    """A recorded run, or the users of one of its phases. With `cuts` users have a segment, of these names."""
 
-    def __init__(self, warehouse: "Warehouse", experiment: str, *, pre_days: int) -> None:
+    def __init__(
+        self,
+        warehouse: "Warehouse",
+        experiment: "str | Cohort",
+        *,
+        pre_days: int,
+        cuts: "Cuts | None" = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self._warehouse, self._experiment, self._pre_days = warehouse, experiment, pre_days
+        self._cuts, self._names = cuts, names or {}
 
     def cap_values(self, metric: Metric, window: Window) -> list[Any]:
         if metric.cap_value is not None:
@@ -79,8 +105,13 @@ class RunSource:
     def users(
         self, metric: Metric, window: Window, *, with_past: bool = False
     ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
-        assert not with_past, metric
-        found = self._warehouse.user_values(self._experiment, window, metric.columns)
+        found = self._warehouse.user_values(
+            self._experiment,
+            window,
+            metric.columns,
+            before=metric.past if with_past and self._pre_days else (),
+            pre_days=self._pre_days,
+        )
         return {arm: values.columns for arm, values in found.items()}
 
     def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
@@ -90,9 +121,20 @@ class RunSource:
     def cap_of(self, column: str, cap: Any) -> float:
         return float(cap)
 
+    def segments(self, window: Window) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        import numpy as np
+
+        if self._cuts is None:
+            return {}
+        found = self._warehouse.user_activity(self._experiment, window, self._cuts, self._pre_days)
+        return {
+            arm: {"activity": np.array([self._names[key] for key in keys.tolist()])}
+            for arm, keys in found.items()
+        }
+
 
 class LogSource:
-    """A foreign log."""
+    """A foreign log, or its view of a phase."""
 
     def __init__(self, log: "EventLog", study: "Study", exposed: "UserCounts") -> None:
         self._log, self._study, self._exposed = log, study, exposed
@@ -151,6 +193,15 @@ class LogSource:
 
     def cap_of(self, column: str, cap: Any) -> float:
         return float(cap) / 10 ** self._log.scale(self._totals[column])
+
+    def segments(self, window: Window) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
+        import numpy as np
+
+        found = self._log.user_segments(self._study.span, window, self._exposed)
+        return {
+            arm: {name: np.where(labels == "", NONE, labels) for name, labels in columns.items()}
+            for arm, columns in found.items()
+        }
 
     def _past(self, metric: Metric) -> "list[Total]":
         """Its covariates; none where the log does not hold them all."""

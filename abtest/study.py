@@ -26,6 +26,7 @@ class Study:
 
     `past` are the covariates' totals: of before the start, or, in a log without times, columns that were
     declared as covariates. Where days are still to come, experiment and span end with the last that is over.
+    `segments` are the columns that are shown, `stratify` is the one that effects are post-stratified by.
     """
 
     experiment: Experiment
@@ -35,6 +36,8 @@ class Study:
     past: tuple["Total", ...]
     unusable: Mapping[str, str]
     pre_days: int
+    stratify: str | None = None
+    segments: tuple[str, ...] = ()
 
 
 def study_of(
@@ -77,7 +80,16 @@ def study_of(
         tuple(total for total in past if total.name not in unusable),
         {total.name: unusable[total.name] for total in totals if total.name in unusable},
         declaration.pre_days,
+        declaration.stratify,
+        _shown_segments(declaration, log),
     )
+
+
+def _shown_segments(declaration: Declaration, log: "EventLog") -> tuple[str, ...]:
+    """The segments of the mapping; a column that is only the stratum is no view."""
+    declared = declaration.map.get("segment", ())
+    named = [declared] if isinstance(declared, str) else list(declared)
+    return tuple(name for name in log.mapping.segments if name in named)
 
 
 def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | None]) -> "Span":

@@ -20,6 +20,8 @@ from sqlalchemy.ext.compiler import compiles
 Pair = tuple[str, str]
 MOST_COHORTS = 62
 """Days up to which pairs of days are summed by cohort; the sums of more would be too many."""
+BETWEEN = "\x1f"
+"""Between arm and stratum where they are one text: no arm's name holds it."""
 MEMBERS, DAYS = "panel_members", "panel_days"
 """The names of the relations where they are kept for several questions."""
 
@@ -47,7 +49,8 @@ class Ask:
     `columns` are totals of the days; a name of them after `pre_` is the same total before the start.
     `products` are pairs of either. `anys` are columns of 0 and 1 whose total over several days is 1 where a
     day has a 1. `wide` are columns whose products may not fit 64 bits; `floats` those that are no whole
-    numbers, which nothing here sums. `n_groups` is the number of groups.
+    numbers, which nothing here sums. `n_groups` is the number of groups. With `stratum`, the index of a
+    group, the members' arm is a cell of arm and group (`cell`), which `sums.by_stratum` takes apart.
     """
 
     start_ts: int
@@ -59,6 +62,7 @@ class Ask:
     wide: frozenset[str] = frozenset()
     floats: frozenset[str] = frozenset()
     n_groups: int = 0
+    stratum: int | None = None
     inner: tuple[str, ...] = field(init=False)
     """The columns as they are summed over days: those of `anys` twice, starred where only the first day that
     has a 1 counts, so that they add."""
@@ -114,6 +118,11 @@ class _Side(NamedTuple):
 
     relation: sa.FromClause
     prefix: str
+
+
+def cell(arm: sa.ColumnElement, stratum: sa.ColumnElement) -> sa.ColumnElement:
+    """An arm and a stratum in one text."""
+    return arm + BETWEEN + sa.func.coalesce(stratum, "")
 
 
 def star(name: str) -> str:

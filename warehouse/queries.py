@@ -30,6 +30,33 @@ class Window(NamedTuple):
     first_day: int
     last_day: int
 
+    @property
+    def last_cohort(self) -> int:
+        """The last day on which its users were first exposed."""
+        return self.last_day
+
+    def day_1(self, start_ts: int, first_ts: sa.ColumnElement) -> sa.ColumnElement | int:
+        """The first moment of a user's day 1."""
+        return start_ts
+
+
+class Since(NamedTuple):
+    """Days since each user's first exposure, both included: day 1 is the rest of the day of the exposure. Of
+    the users first exposed up to day `last_cohort` of the experiment."""
+
+    first_day: int
+    last_day: int
+    last_cohort: int
+
+    def day_1(self, start_ts: int, first_ts: sa.ColumnElement) -> sa.ColumnElement | int:
+        """The first moment of a user's day 1."""
+        return first_ts - (first_ts - start_ts) % DAY_MS
+
+
+def days_of(window: tuple[int, ...]) -> Window | Since:
+    """The window of a pair of days, or of what `Since` holds."""
+    return window if isinstance(window, Since) else Window(*window)
+
 
 class Cohort(NamedTuple):
     """The users of an experiment whose first exposure lies in [from_ts, until_ts). Every question that takes
@@ -174,7 +201,7 @@ def totals(experiment: str, start_ts: int, window: Window) -> sa.Select:
 
 
 def since_exposure(
-    users: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]
+    users: sa.FromClause, start_ts: int, window: Window | Since, columns: Sequence[str]
 ) -> sa.Subquery:
     """What analysed users did in a window since their exposure: user, `columns`; those with events only."""
     days = user_days(users, start_ts, window, columns).cte("user_days")
@@ -185,13 +212,16 @@ def since_exposure(
     )
 
 
-def user_days(users: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]) -> sa.Select:
+def user_days(
+    users: sa.FromClause, start_ts: int, window: Window | Since, columns: Sequence[str]
+) -> sa.Select:
     """What analysed users did on each day of a window since their exposure: user, arm, day_ts, `columns`.
 
     Only days with events have a row.
     """
     e = EVENTS.c
     day_ts = (e.ts - sa.func.mod(e.ts - start_ts, DAY_MS)).label("day_ts")
+    day_1 = window.day_1(start_ts, users.c.first_ts)
     return (
         sa.select(
             e.user,
@@ -202,8 +232,8 @@ def user_days(users: sa.FromClause, start_ts: int, window: Window, columns: Sequ
         .join_from(EVENTS, users, e.user == users.c.user)
         .where(
             e.ts >= users.c.first_ts,
-            e.ts >= _end(start_ts, window.first_day - 1),
-            e.ts < _end(start_ts, window.last_day),
+            e.ts >= day_1 + (window.first_day - 1) * DAY_MS,
+            e.ts < day_1 + window.last_day * DAY_MS,
             e.kind.in_(sorted({_kind_of(name) for name in columns})),
         )
         .group_by(e.user, day_ts)

@@ -20,11 +20,11 @@ from warehouse.duck import Duck
 from warehouse.events import DAY_MS, PRE
 from warehouse.opening import open_database
 from warehouse.panel import Ask, Pair
-from warehouse.queries import TOTALS, Cohort, Cuts, Window
+from warehouse.queries import TOTALS, Cohort, Cuts, Since, Window, days_of
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
 from warehouse.sums import LookPair, Moments, PanelSums
 
-__all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Warehouse", "Window"]
+__all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Since", "Warehouse", "Window"]
 
 HASH_BLOCK_ROWS = 262_144
 
@@ -269,7 +269,7 @@ class Warehouse:
     # What single users did
 
     def caps(
-        self, experiment: str, window: tuple[int, int], columns: Sequence[str], share: float
+        self, experiment: str | Cohort, window: tuple[int, ...], columns: Sequence[str], share: float
     ) -> list[int]:
         """The value of each column with a share of the analysed users, of all arms, at or below it."""
         users = self._per_user(experiment, window, columns)
@@ -281,8 +281,8 @@ class Warehouse:
 
     def capped(
         self,
-        experiment: str,
-        window: tuple[int, int],
+        experiment: str | Cohort,
+        window: tuple[int, ...],
         columns: Sequence[str],
         caps: Sequence[int | None],
         *,
@@ -301,28 +301,54 @@ class Warehouse:
         return capped.read(rows, names), [int(n) for n in above]
 
     def user_values(
-        self, experiment: str, window: tuple[int, int], columns: Sequence[str]
+        self,
+        experiment: str | Cohort,
+        window: tuple[int, ...],
+        columns: Sequence[str],
+        *,
+        before: Sequence[str] = (),
+        pre_days: int = 0,
     ) -> dict[str, values.ArmValues]:
-        """By arm, each column with a value for every analysed user, 0 without events, by the users' ids."""
-        users = self._per_user(experiment, window, columns)
+        """By arm, each column with a value for every analysed user, 0 without events, by the users' ids;
+        columns of `before` the start as `pre_` and the name."""
+        users = self._per_user(experiment, window, columns, before=before, pre_days=pre_days)
+        names = [*columns, *(PRE + name for name in before)]
         found = {}
         for arm in self.exposed(experiment):
-            table = self._database.table(values.of_arm(users, arm, len(columns)))
-            arrays = [table[f"c{i}"].to_numpy() for i in range(len(columns))]
-            found[arm] = values.ArmValues(dict(zip(columns, arrays, strict=True)))
+            table = self._database.table(values.of_arm(users, arm, len(names)))
+            arrays = [table[f"c{i}"].to_numpy() for i in range(len(names))]
+            found[arm] = values.ArmValues(dict(zip(names, arrays, strict=True)))
         return found
 
+    def user_activity(
+        self, experiment: str | Cohort, window: tuple[int, ...], cuts: Cuts, pre_days: int
+    ) -> dict[str, values.Values]:
+        """By arm, how active each analysed user was before (`queries.Activity`), by the users' ids."""
+        days = checked_days(window).last_cohort
+        members = queries.panel_members(
+            experiment,
+            self._start_ts(experiment),
+            days,
+            pre_days=pre_days,
+            before=[cuts.column],
+            cuts=cuts,
+        )
+        return {
+            arm: self._database.table(values.of_arm(members, arm, 1, prefix="g"))["g0"].to_numpy()
+            for arm in self.exposed(experiment)
+        }
+
     def event_values(
-        self, experiment: str, window: tuple[int, int], column: str
+        self, experiment: str | Cohort, window: tuple[int, ...], column: str
     ) -> dict[str, values.EventValues]:
         """By arm, the values of the events that `column` adds up, and whose they are."""
-        (checked_window,) = checked_windows([window])
+        checked_window = checked_days(window)
         start_ts = self._start_ts(experiment)
         counts = self.daily_exposed(experiment)
         found = {}
         for arm in self.exposed(experiment):
             table = self._database.table(values.per_event(experiment, start_ts, checked_window, column, arm))
-            n = sum(n for day, of_arm, n in counts if of_arm == arm and day <= checked_window.last_day)
+            n = sum(n for day, of_arm, n in counts if of_arm == arm and day <= checked_window.last_cohort)
             found[arm] = values.EventValues(table["value"].to_numpy(), table["place"].to_numpy(), n)
         return found
 
@@ -330,14 +356,14 @@ class Warehouse:
 
     def _per_user(
         self,
-        experiment: str,
-        window: tuple[int, int],
+        experiment: str | Cohort,
+        window: tuple[int, ...],
         columns: Sequence[str],
         *,
         before: Sequence[str] = (),
         pre_days: int = 0,
     ) -> sa.Select:
-        (checked_window,) = checked_windows([window])
+        checked_window = checked_days(window)
         checked_columns([*columns, *before])
         start_ts = self._start_ts(experiment)
         return values.per_user(
@@ -416,11 +442,16 @@ def checked_windows(windows: Iterable[tuple[int, int]]) -> list[Window]:
     """The windows as such; ValueError unless 1 <= first_day <= last_day."""
     result = [Window(*window) for window in windows]
     for window in result:
-        if not 1 <= window.first_day <= window.last_day:
-            raise ValueError(
-                f"window {tuple(window)} is no range of days; days count from 1, first day first"
-            )
+        checked_days(window)
     return result
+
+
+def checked_days(window: tuple[int, ...]) -> Window | Since:
+    """A window of days of the experiment or since exposure; ValueError unless 1 <= first_day <= last_day."""
+    days = days_of(window)
+    if not 1 <= days.first_day <= days.last_day:
+        raise ValueError(f"window {tuple(window)} is no range of days; days count from 1, first day first")
+    return days
 
 
 def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,14 +6,14 @@ the end, as fractions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from warehouse.events import DAY_MS, LATE, day_name
-from warehouse.panel import Ask, Pair
+from warehouse.panel import BETWEEN, Ask, Pair
 from warehouse.queries import Window
 
 Number = int | Fraction
@@ -54,6 +54,14 @@ class Block:
     def __init__(self, rows: Sequence[tuple[tuple[int, ...], Sequence[int]]]) -> None:
         self.keys = np.array([key for key, _ in rows], dtype=np.int64)
         self.values = np.array([values for _, values in rows], dtype=object)
+
+    @classmethod
+    def joined(cls, blocks: "Sequence[Block]") -> "Block":
+        """The rows of all of them."""
+        found = cls.__new__(cls)
+        found.keys = np.concatenate([block.keys for block in blocks])
+        found.values = np.concatenate([block.values for block in blocks])
+        return found
 
     def total(self, mask: np.ndarray) -> list[int]:
         """The sum of each value over the rows of the mask."""
@@ -319,6 +327,43 @@ def read_one_day(
         both = [plain[pair] if pair in plain else plain[pair[::-1]] for pair in ask.inner_plain]
         crossed.append((arm, cohort, cohort, cohort, *both))
     return read(ask, members, days, crossed, groups, factors)
+
+
+def by_stratum(sums: PanelSums) -> tuple[PanelSums, dict[str, PanelSums]]:
+    """Sums whose arms are cells of arm and stratum: those of the arms, and those of each stratum's users."""
+    strata = sorted({cell.partition(BETWEEN)[2] for cell in sums.members})
+    groups = [{value: _added_by_arm(cells) for value, cells in group.items()} for group in sums.groups]
+    return _of_cells(sums, None, groups), {name: _of_cells(sums, name) for name in strata}
+
+
+def _of_cells(
+    sums: PanelSums, stratum: str | None, groups: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = ()
+) -> PanelSums:
+    """The sums by arm of a stratum; of all for None."""
+
+    def joined(cells: Blocks) -> Blocks:
+        found: dict[str, list[Block]] = {}
+        for cell, block in cells.items():
+            arm, _, of = cell.partition(BETWEEN)
+            if stratum in (None, of):
+                found.setdefault(arm, []).append(block)
+        return {arm: Block.joined(blocks) for arm, blocks in found.items()}
+
+    return replace(
+        sums,
+        members=joined(sums.members),
+        days=joined(sums.days),
+        crossed=joined(sums.crossed),
+        groups=groups,
+    )
+
+
+def _added_by_arm(cells: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for cell, numbers in cells.items():
+        arm = cell.partition(BETWEEN)[0]
+        found[arm] = [a + b for a, b in zip(found.get(arm, [0] * len(numbers)), numbers, strict=True)]
+    return found
 
 
 def _blocks(ask: Ask, rows: Iterable[Sequence[Any]], n_keys: int) -> Blocks:

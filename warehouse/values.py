@@ -14,7 +14,16 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from warehouse.events import DAY_MS
-from warehouse.queries import DURATIONS, EVENTS, Window, analysed, before_start, since_exposure
+from warehouse.queries import (
+    DURATIONS,
+    EVENTS,
+    Cohort,
+    Since,
+    Window,
+    analysed,
+    before_start,
+    since_exposure,
+)
 
 Values = NDArray[np.generic]
 
@@ -39,9 +48,9 @@ class EventValues(NamedTuple):
 
 
 def per_user(
-    experiment: str,
+    experiment: str | Cohort,
     start_ts: int,
-    window: Window,
+    window: Window | Since,
     columns: Sequence[str],
     *,
     before: Sequence[str] = (),
@@ -59,21 +68,24 @@ def per_user(
     return (
         sa.select(users.c.user, users.c.arm, *(_or_zero(value, f"c{i}") for i, value in enumerate(values)))
         .select_from(joined)
-        .where(users.c.first_ts < start_ts + window.last_day * DAY_MS)
+        .where(users.c.first_ts < start_ts + window.last_cohort * DAY_MS)
     )
 
 
-def per_event(experiment: str, start_ts: int, window: Window, column: str, arm: str) -> sa.Select:
+def per_event(
+    experiment: str | Cohort, start_ts: int, window: Window | Since, column: str, arm: str
+) -> sa.Select:
     """The events of a kind in an arm: (index of the user, value), in no order."""
     if column not in DURATIONS:
         raise LookupError(f"events hold no value {column!r}; those that do: {', '.join(DURATIONS)}")
-    users = indexed(analysed(experiment).subquery("analysed"), start_ts + window.last_day * DAY_MS, arm)
+    users = indexed(analysed(experiment).subquery("analysed"), start_ts + window.last_cohort * DAY_MS, arm)
+    day_1 = window.day_1(start_ts, users.c.first_ts)
     e = EVENTS.c
     return sa.select(users.c.place, e.value).join_from(EVENTS, users, e.user == users.c.user).where(
         e.kind == DURATIONS[column],
         e.ts >= users.c.first_ts,
-        e.ts >= start_ts + (window.first_day - 1) * DAY_MS,
-        e.ts < start_ts + window.last_day * DAY_MS,
+        e.ts >= day_1 + (window.first_day - 1) * DAY_MS,
+        e.ts < day_1 + window.last_day * DAY_MS,
     )  # fmt: skip
 
 
@@ -87,10 +99,11 @@ def indexed(users: sa.FromClause, end_ts: int, arm: str) -> sa.CTE:
     )
 
 
-def of_arm(users: sa.Select, arm: str, n_columns: int) -> sa.Select:
+def of_arm(users: sa.Select, arm: str, n_columns: int, prefix: str = "c") -> sa.Select:
     """The columns of a table of users, in an arm, by user."""
     table = users.subquery("users").c
-    return sa.select(*(table[f"c{i}"] for i in range(n_columns))).where(table.arm == arm).order_by(table.user)
+    columns = (table[f"{prefix}{i}"] for i in range(n_columns))
+    return sa.select(*columns).where(table.arm == arm).order_by(table.user)
 
 
 def _or_zero(value: sa.ColumnElement, name: str) -> sa.ColumnElement:

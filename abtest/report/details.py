@@ -1,6 +1,6 @@
 """Parts of report.json beside the effects: daily looks, adjustment for the pre-period, guardrails."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from abtest.metrics import Metric
@@ -68,6 +68,48 @@ def cuped_document(effect: "Effect") -> dict[str, Any]:
         "unadjusted_difference": difference,
         "unadjusted_lift": None if difference is None or not control else difference / control,
     }
+
+
+def strata_documents(effect: "Effect", settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What post-stratification did for one effect, in each phase; `off` with a reason where it did nothing.
+
+    `variance_reduction` is what strata alone take out of the difference.
+    """
+    column = settings.get("stratify")
+    if column is None:
+        return []
+    found = []
+    arms = effect.control, effect.treatment
+    for phase, (_, measured) in sorted(effect.measured.parts.items()):
+        by_strata = measured.stratified
+        reason = None if by_strata else measured.unstratified or "the metric needs the values of users"
+        found.append(
+            {
+                "metric": effect.metric,
+                "treatment": effect.treatment,
+                "window": {"from": effect.window.first_day, "to": effect.window.last_day},
+                "phase": phase + 1,
+                "column": column,
+                "status": "ok" if by_strata else "off",
+                "reason": reason,
+                "n_strata": len(by_strata.cells) if by_strata else None,
+                "pooled": [name for cell in by_strata.cells if len(cell.names) > 1 for name in cell.names]
+                if by_strata
+                else [],
+                "variance_reduction": _reduction(
+                    [measured.plain[arm].variance for arm in arms],
+                    [by_strata.alone[arm].variance for arm in arms if arm in by_strata.alone],
+                )
+                if by_strata
+                else None,
+            }
+        )
+    return found
+
+
+def _reduction(before: Sequence[float | None], after: Sequence[float | None]) -> float | None:
+    total, left = sum(v or 0.0 for v in before), sum(v or 0.0 for v in after)
+    return 1 - left / total if total > 0 and None not in before and len(after) == len(before) else None
 
 
 def guardrail_document(effect: "Effect", metrics: Sequence[Metric]) -> dict[str, Any]:

@@ -16,6 +16,15 @@ CUPED_WORDS = {
     None: "No pre-period is known, so no reduction of variance is counted on.",
 }
 
+STRATA_NOTE = (
+    "Less by strata: the share of the variance that lies between the strata of {column}; MDE and curves count"
+    " on an analysis that is post-stratified by it. MDE without: neither."
+)
+PHASES_NOTE = (
+    "The past has {n} phases, in which other shares of the users were in the control: its users are weighed"
+    " by phase, as all users came. The plan is of an experiment whose split does not change."
+)
+
 
 def plan_sections(document: Document) -> list[Section]:
     """The plan as tables."""
@@ -101,22 +110,16 @@ def _panel(values: list[dict[str, Any]], title: str, x: str, wanted: float) -> A
 def _metrics(document: Document) -> Section:
     design, rows = document["design"], document["metrics"]
     known = any(row["variance_reduction"] is not None for row in rows)
-    less = ("rho", "less variance", "MDE without") if known else ()
+    parted = document["stratify"] is not None
+    less = [*(["rho", "less variance"] if known else []), *(["less by strata"] if parted else [])]
+    less += ["MDE without"] if less else []
     table = [
         (
             row["metric"],
             row["role"],
             number(row["mean"]),
             number(row["deviation"]),
-            *(
-                (
-                    MISSING if row["rho"] is None else f"{row['rho']:.2f}",
-                    percent(row["variance_reduction"], sign=False),
-                    percent(row["mde_plain"], sign=False),
-                )
-                if known
-                else ()
-            ),
+            *_reductions(row, known=known, parted=parted),
             percent(row["mde"], sign=False),
             f"{row['alpha']:.3g}",
             f"{row['power']:.3g}",
@@ -131,8 +134,23 @@ def _metrics(document: Document) -> Section:
         " stay within their margins at .025, each with power enough that all pass together; others have all"
         f" of alpha. {CUPED_WORDS[design['cuped'] if known else None]}"
     )
+    notes = [note]
+    if parted:
+        notes.append(STRATA_NOTE.format(column=document["stratify"]))
+    if document["phases"] > 1:
+        notes.append(PHASES_NOTE.format(n=document["phases"]))
     headers = ("metric", "role", "mean", "deviation", *less, "MDE", "alpha", "power")
-    return Section(f"Plan from {document['source']}", headers, table, (note,), n_text=2)
+    return Section(f"Plan from {document['source']}", headers, table, notes, n_text=2)
+
+
+def _reductions(row: Document, *, known: bool, parted: bool) -> list[str]:
+    cells = []
+    if known:
+        rho = MISSING if row["rho"] is None else f"{row['rho']:.2f}"
+        cells += [rho, percent(row["variance_reduction"], sign=False)]
+    if parted:
+        cells.append(percent(row["strata_reduction"], sign=False))
+    return [*cells, percent(row["mde_plain"], sign=False)] if cells else []
 
 
 def _by_day(document: Document) -> Section:

@@ -17,6 +17,7 @@ from abtest.report.numbers import (
 )
 from abtest.report.section import Document, Effects, Section
 from abtest.report.views import novelty_sections, segment_sections
+from abtest.sources import NONE
 
 HEADLINES = {
     "ship": "SHIP {treatment}",
@@ -33,6 +34,10 @@ CUPED_NOTE = (
     "Less variance: what the users' own totals before the experiment took out of the difference (CUPED, theta"
     " pooled over arms). Lift, interval, p and MDE are the adjusted ones; the lift is over the adjusted"
     " control mean."
+)
+STRATA_NOTE = (
+    "Post-stratified by {column}: arms are compared within strata, weighed by their shares of all users; of"
+    " the variance strata alone take out {gains} (segments and days since exposure are not post-stratified)."
 )
 DIAGNOSTIC_NOTE = "Diagnostics explain and decide nothing; their p is not corrected."
 LOOKS_NOTE = (
@@ -153,7 +158,7 @@ def _deciding(document: Document, deciding: Effects, versus: str) -> list[Sectio
                 (*_means(document, e), p_value(e["p_adjusted"]), _mde(e), *cell(e), _result(document, e))
                 for e in goals
             ],
-            [GOAL_NOTE, *note, *_early(document, goals), *_why(goals)],
+            [GOAL_NOTE, *note, *_strata(document, deciding), *_early(document, goals), *_why(goals)],
         ),
         Section(
             f"{versus}, {days}: guardrails",
@@ -186,6 +191,33 @@ def _adjustment(document: Document, deciding: Effects) -> tuple[dict[str, float 
     if len(off) == 1 and len(rows) == sum(map(len, off.values())):
         return {}, reasons
     return {row["metric"]: row["variance_reduction"] for row in rows}, [CUPED_NOTE, *reasons]
+
+
+def _strata(document: Document, deciding: Effects) -> list[str]:
+    """What post-stratification did for the deciding effects."""
+    windows = {(e["metric"], e["treatment"]): e["window"] for e in deciding}
+    rows = [
+        r
+        for r in document.get("stratification", ())
+        if windows.get((r["metric"], r["treatment"])) == r["window"]
+    ]
+    done = [r for r in rows if r["status"] == "ok"]
+    notes = []
+    if done:
+        gains = ", ".join(
+            f"{r['metric']} {percent(r['variance_reduction'], sign=False)}"
+            + (f" in phase {r['phase']}" if len({row["phase"] for row in rows}) > 1 else "")
+            for r in done
+        )
+        pooled = sorted({name or NONE for r in done for name in r["pooled"]})
+        few = f" Pooled, having few users: {', '.join(pooled)}." if pooled else ""
+        notes.append(STRATA_NOTE.format(column=done[0]["column"], gains=gains) + few)
+    off: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "off":
+            names = off.setdefault(row["reason"], [])
+            names += [row["metric"]] if row["metric"] not in names else []
+    return notes + [f"Not post-stratified: {', '.join(names)} ({reason})." for reason, names in off.items()]
 
 
 def _guardrail(document: Document, effect: Mapping[str, Any], less: tuple[str, ...]) -> tuple[str, ...]:

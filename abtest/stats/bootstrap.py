@@ -3,6 +3,9 @@
 Means and ratios are studentised: |t*| = |difference* - difference| / standard error* is what `reference`
 compares with. Quantiles take the spread of their replicates. Weights are counter-based: those of a replicate
 depend on (seed, arm, replicate) and the user's place alone, whatever the blocks; sums are matrix products.
+
+Over strata in which the arms were drawn by other weights, such as phases, users are drawn within strata
+(Davison and Hinkley 1997, section 3.2) and estimates weighed by the strata's shares of all arms' users.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,6 +30,19 @@ class Sample(NamedTuple):
 
     x: NDArray[np.generic]
     y: NDArray[np.generic] | None = None
+
+
+class Stratum(NamedTuple):
+    """The users of two arms in a stratum, which holds this share of all arms' users."""
+
+    share: float
+    control: Sample
+    treatment: Sample
+
+    @property
+    def fewest(self) -> int:
+        """Users of the smaller arm."""
+        return min(len(self.control.x), len(self.treatment.x))
 
 
 class Terms(NamedTuple):
@@ -57,21 +73,28 @@ def raw_words(key: Sequence[int], first: int, draws: int, n_words: int) -> NDArr
 def bootstrap_reference(
     control: Sample, treatment: Sample, *, draws: int = DRAWS, seed: int = 0
 ) -> Reference | None:
-    """|t*| of the difference of two means or ratios; None where an arm has fewer than 2 users.
+    """`stratified_bootstrap` of one stratum."""
+    return stratified_bootstrap([Stratum(1.0, control, treatment)], draws=draws, seed=seed)
+
+
+def stratified_bootstrap(strata: Sequence[Stratum], *, draws: int = DRAWS, seed: int = 0) -> Reference | None:
+    """|t*| of the difference of two means or ratios; None where an arm has fewer than 2 users in a stratum.
 
     A replicate without users, or without variance, counts as beyond everything: p only grows by it.
     """
-    if min(len(control.x), len(treatment.x)) < LEAST_USERS:
+    if min(stratum.fewest for stratum in strata) < LEAST_USERS:
         return None
-    terms = terms_of([control, treatment])
+    terms = terms_of([sample for stratum in strata for sample in stratum[1:]])
     sums = [
-        np.concatenate([block @ part.columns for block in weights(len(part.columns), draws, seed, arm)])
-        for arm, part in enumerate(terms)
+        np.concatenate([block @ part.columns for block in weights(len(part.columns), draws, seed, place)])
+        for place, part in enumerate(terms)
     ]
+    shares = [stratum.share for stratum in strata]
     observed = [estimates(part.columns.sum(axis=0)[None, :], part.is_ratio) for part in terms]
     drawn = [estimates(total, part.is_ratio) for total, part in zip(sums, terms, strict=True)]
-    difference = (observed[1][0] - observed[0][0])[0]
-    return Reference.of(studentised(drawn[0], drawn[1], difference))
+    control, treatment = (weighed(observed[arm::2], shares) for arm in (0, 1))
+    difference = (treatment[0] - control[0])[0]
+    return Reference.of(studentised(weighed(drawn[0::2], shares), weighed(drawn[1::2], shares), difference))
 
 
 def terms_of(samples: list[Sample]) -> list[Terms]:
@@ -101,6 +124,14 @@ def estimates(sums: Floats, is_ratio: bool) -> tuple[Floats, Floats]:
         n, x, y, xx, xy, yy = sums.T
         r = x / y
         return r, n / (n - 1) * np.maximum(xx - 2 * r * xy + r * r * yy, 0) / y**2
+
+
+def weighed(parts: Sequence[tuple[Floats, Floats]], shares: Sequence[float]) -> tuple[Floats, Floats]:
+    """(value, its variance) of each draw over strata."""
+    return (
+        np.sum([share * value for share, (value, _) in zip(shares, parts, strict=True)], axis=0),
+        np.sum([share**2 * variance for share, (_, variance) in zip(shares, parts, strict=True)], axis=0),
+    )
 
 
 def studentised(

@@ -13,11 +13,12 @@ from scipy.special import ndtri, stdtr
 
 from abtest.stats.bayes import Prior, posterior
 from abtest.stats.bootstrap import Sample, bootstrap_reference
+from abtest.stats.clustered import Clustered
 from abtest.stats.means import Estimate, compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import benjamini_hochberg
 from abtest.stats.permutation import permutation_reference
-from abtest.stats.quantiles import Clustered, quantile_estimate
+from abtest.stats.quantiles import quantile_estimate
 from abtest.stats.reference import compare_by_draws
 from abtest.stats.replicates import (
     ALPHA,

@@ -22,8 +22,9 @@ def cochran_q(values: Sequence[float], variances: Sequence[float]) -> Heterogene
     Cochran (1954), weights 1 / variance; for two estimates the square of their z test. It needs estimates
     that are about normal.
 
-    >>> cochran_q([.1, .3], [.005, .005])
-    Heterogeneity(q=4.0, df=1, p=0.04550026389635839)
+    >>> q, df, p = cochran_q([.1, .3], [.005, .005])
+    >>> round(q, 9), df, round(p, 4)
+    (4.0, 1, 0.0455)
     """
     if len(values) != len(variances) or len(values) < 2:
         raise ValueError(f"{len(values)} values with {len(variances)} variances; give two or more of both")

@@ -7,18 +7,22 @@ the million (whole counts) it stays normal, where an order statistic would jump 
 Its error is that of Deng, Knoblich, Lu (KDD 2018), section 4: the share of values below the quantile is a
 ratio of totals with standard error s (delta method, clustered by user); the quantiles at q - z s and q + z s
 are 2 z standard errors apart. No density is estimated. The second engine is the bootstrap over users.
+
+Over strata in which the arms were drawn by other weights, such as phases, an arm's users are weighed so that
+each stratum counts as its share of all arms' users (Firpo 2007, inverse probabilities of the arm, here known
+by stratum): the quantile is that of everybody's values had all been in the arm. Shares below it are then
+compared within strata, and a replicate of the bootstrap draws within strata.
 """
 
-from math import ceil, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from abtest.stats.bootstrap import DRAWS, weights
-from abtest.stats.means import Estimate
-
-Floats = NDArray[np.float64]
+from abtest.stats.clustered import Clustered, Floats, Knots, Strata, knots_of
+from abtest.stats.means import FEW_USERS, Estimate
+from abtest.stats.strata import stratified_estimate
 
 Z = 1.96
 MOST_TIED = 0.1
@@ -29,19 +33,6 @@ NO_RANKS = "too few users to bound this quantile"
 TIED = "one value at the quantile holds 10 % of all values or more, so the quantile moves in jumps"
 
 
-class Clustered(NamedTuple):
-    """The values of an arm: `values` of events, `users` the index of each event's user, from 0 to n_users - 1
-    (users without events count). Without `users` each value is a user's own."""
-
-    values: NDArray[np.generic]
-    users: NDArray[np.int64] | None = None
-    n_users: int = 0
-
-    @property
-    def n(self) -> int:
-        return len(self.values) if self.users is None else self.n_users
-
-
 class QuantileEstimate(NamedTuple):
     """The quantile in an arm; `reason` says why it has no variance, or no value."""
 
@@ -49,29 +40,16 @@ class QuantileEstimate(NamedTuple):
     reason: str | None = None
 
 
-class Knots(NamedTuple):
-    """The values next to a share, and how much of the way from `low` to `high` it lies; `tied`: the share of
-    all values that the commoner of the two holds."""
-
-    low: float
-    high: float
-    way: float
-    tied: float
-
-    @property
-    def value(self) -> float:
-        return self.low + self.way * (self.high - self.low)
-
-
 def quantile_estimate(arm: Clustered, q: float, *, scale: int = 1) -> QuantileEstimate:
     """The quantile and its variance by the delta method; both are divided by `scale`."""
     checked = _checked(arm, q, scale)
     if checked.reason is not None:
         return checked
-    error = share_error(arm, knots_at(arm.values, q))
-    spread = knots_at(arm.values, q + Z * error).value - knots_at(arm.values, q - Z * error).value
+    at = knots_of(arm)
+    error = share_error(arm, at(q))
+    spread = at(q + Z * error).value - at(q - Z * error).value
     variance = (spread / (2 * Z * scale)) ** 2 if error else 0.0
-    return QuantileEstimate(checked.estimate._replace(variance=variance))
+    return QuantileEstimate(_with_variance(arm, at(q), checked.estimate, variance))
 
 
 def bootstrap_quantile(
@@ -82,7 +60,8 @@ def bootstrap_quantile(
     if checked.reason is not None:
         return checked
     replicates = quantile_replicates(arm, q, draws=draws, seed=seed, arm_index=arm_index) / scale
-    return QuantileEstimate(checked.estimate._replace(variance=float(replicates.var(ddof=1))))
+    variance = float(replicates.var(ddof=1))
+    return QuantileEstimate(_with_variance(arm, knots_of(arm)(q), checked.estimate, variance))
 
 
 def quantile_replicates(
@@ -98,10 +77,9 @@ def quantile_replicates(
     owners = order if arm.users is None else arm.users[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf))  # where each distinct value begins
     distinct = ordered[starts]
-    reach = WIDE * share_error(arm, knots_at(arm.values, q))
-    first, last = (
-        int(np.searchsorted(distinct, knots_at(arm.values, share).value)) for share in (q - reach, q + reach)
-    )
+    at = knots_of(arm)
+    reach = WIDE * share_error(arm, at(q))
+    first, last = (int(np.searchsorted(distinct, at(share).value)) for share in (q - reach, q + reach))
     first, last = max(first - 2, 0), min(last + 2, len(distinct))
     ends = np.append(starts[1:], len(ordered))
     inside = owners[starts[first] : ends[last - 1]]
@@ -109,39 +87,30 @@ def quantile_replicates(
     every = np.bincount(owners, minlength=arm.n).astype(float)
     near = starts[first:last] - starts[first]
     result = []
-    for block in weights(arm.n, draws, seed, arm_index):
+    for drawn in weights(arm.n, draws, seed, arm_index):
+        block = drawn if arm.strata is None else arm.strata.rescaled(drawn)
         targets, before = q * (block @ every), block @ below
         for row, target, start in zip(block, targets, before, strict=True):
+            if np.isnan(target):
+                continue
             found = _weighted(distinct[first:last], np.add.reduceat(row[inside], near), start, target)
             if found is None:
                 found = _weighted(distinct, np.add.reduceat(row[owners], starts), -1.0, target)
             result.append(np.nan if found is None else found)
-    drawn = np.array(result)
-    return drawn[~np.isnan(drawn)]  # of few users a replicate may hold none
-
-
-def knots_at(values: NDArray[np.generic], share: float) -> Knots:
-    """The mid-quantile at a share; beyond the middle of the first or last value's step it is that value."""
-    x = np.asarray(values)
-    n = len(x)
-    rank = min(max(ceil(share * n - 1e-9), 1), n) - 1
-    value = float(np.partition(x, rank)[rank])
-    below, tied = int((x < value).sum()), int((x == value).sum())
-    middle = (below + tied / 2) / n
-    others = x[x > value] if share >= middle else x[x < value]
-    if not others.size:
-        return Knots(value, value, 0.0, tied / n)
-    other = float(others.min() if share >= middle else others.max())
-    tied_other = int((others == other).sum())
-    gap = (tied + tied_other) / 2 / n
-    most = max(tied, tied_other) / n
-    if share >= middle:
-        return Knots(value, other, min((share - middle) / gap, 1.0), most)
-    return Knots(other, value, max(1 - (middle - share) / gap, 0.0), most)
+    found_in = np.array(result)
+    return found_in[~np.isnan(found_in)]  # of few users a replicate may hold none
 
 
 def share_error(arm: Clustered, knots: Knots) -> float:
     """The standard error of the share of values below the quantile (at a knot half of its values count)."""
+    residual, every = _residuals(arm, knots)
+    if arm.strata is not None:
+        return sqrt(_variance_parts(arm.strata, residual).sum()) / float(arm.strata.weights @ every / arm.n)
+    return sqrt(arm.n / (arm.n - 1) * float(residual @ residual)) / float(every.sum())
+
+
+def _residuals(arm: Clustered, knots: Knots) -> tuple[Floats, Floats]:
+    """Of each user: values below the quantile, less their share of all the user's values; and the values."""
     x = np.asarray(arm.values)
     inside = np.where(x < knots.low, 1.0, 0.0)
     inside[x == knots.high] = knots.way / 2
@@ -151,8 +120,26 @@ def share_error(arm: Clustered, knots: Knots) -> float:
     else:
         counted = np.bincount(arm.users, inside, minlength=arm.n)
         every = np.bincount(arm.users, minlength=arm.n).astype(float)
-    residual = counted - counted.sum() / every.sum() * every
-    return sqrt(arm.n / (arm.n - 1) * float(residual @ residual)) / float(every.sum())
+    if arm.strata is None:
+        return counted - counted.sum() / every.sum() * every, every
+    weights = arm.strata.weights
+    return counted - (weights @ counted) / (weights @ every) * every, every
+
+
+def _variance_parts(strata: Strata, residual: Floats) -> Floats:
+    """What each stratum adds to the variance of the weighed mean residual."""
+    n = strata.counts
+    squares = strata.sums(residual**2) - strata.sums(residual) ** 2 / n
+    return strata.shares**2 * np.maximum(squares, 0.0) / (n - 1) / n
+
+
+def _with_variance(arm: Clustered, knots: Knots, estimate: Estimate, variance: float) -> Estimate:
+    """Over strata with Satterthwaite's degrees of freedom, those of the share below the quantile."""
+    if arm.strata is None:
+        return estimate._replace(variance=variance)
+    parts = _variance_parts(arm.strata, _residuals(arm, knots)[0])
+    dfs = (arm.strata.counts - 1).tolist()
+    return stratified_estimate(estimate.n, estimate.value, variance, parts.tolist(), dfs)
 
 
 def _checked(arm: Clustered, q: float, scale: int) -> QuantileEstimate:
@@ -161,14 +148,18 @@ def _checked(arm: Clustered, q: float, scale: int) -> QuantileEstimate:
         raise ValueError(f"quantile is {q}; a share between 0 and 1 is allowed, e.g. 0.9")
     if not len(arm.values):
         return QuantileEstimate(Estimate(arm.n, None, None), NO_VALUES)
-    knots = knots_at(arm.values, q)
+    if arm.strata is not None and arm.strata.counts.min() < 2:
+        return QuantileEstimate(Estimate(arm.n, None, None), FEW_USERS)
+    weights = arm.weights
+    knots = knots_of(arm)(q)
     estimate = Estimate(arm.n, knots.value / scale, None)
     if arm.n < 2:
         return QuantileEstimate(estimate, NO_RANKS)
-    if knots.tied >= MOST_TIED and knots.tied > 1 / len(arm.values):
+    heaviest = 1 / len(arm.values) if weights is None else float(weights.max() / weights.sum())
+    if knots.tied >= MOST_TIED and knots.tied > heaviest:
         return QuantileEstimate(estimate, TIED)
-    n, reach = len(arm.values), Z * share_error(arm, knots)
-    if q - reach < 0.5 / n or q + reach > 1 - 0.5 / n:
+    reach = Z * share_error(arm, knots)
+    if q - reach < heaviest / 2 or q + reach > 1 - heaviest / 2:
         return QuantileEstimate(estimate, NO_RANKS)
     return QuantileEstimate(estimate)
 

@@ -34,14 +34,22 @@ def combined(estimates: Sequence[Estimate], shares: Sequence[float]) -> Estimate
     values = [e.value for e in estimates if e.value is not None]
     variances = [e.variance for e in estimates if e.variance is not None]
     value = variance = None
-    df = min(e.df for e in estimates)
+    parts: list[float] = []
     if len(values) == len(estimates):
         value = sum(share * v for share, v in zip(shares, values, strict=True))
     if len(variances) == len(estimates):
         parts = [share**2 * v for share, v in zip(shares, variances, strict=True)]
         variance = sum(parts)
-        squares = sum(part**2 / e.df for part, e in zip(parts, estimates, strict=True))
-        df = variance**2 / squares if squares > 0 else df
-    found = Combined(sum(e.n for e in estimates), value, variance)
-    found.known_df = df
+    return stratified_estimate(sum(e.n for e in estimates), value, variance, parts, [e.df for e in estimates])
+
+
+def stratified_estimate(
+    n: int, value: float | None, variance: float | None, parts: Sequence[float], dfs: Sequence[float]
+) -> Estimate:
+    """An estimate whose degrees of freedom are Satterthwaite's: `parts` of its variance, each with its own.
+    The fewest of them where there is no variance."""
+    total = sum(parts)
+    squares = sum(part**2 / df for part, df in zip(parts, dfs, strict=True)) if len(parts) else 0.0
+    found = Combined(n, value, variance)
+    found.known_df = float(total**2 / squares) if squares > 0 else float(min(dfs))
     return found

@@ -5,14 +5,13 @@ import pytest
 from scipy import stats
 
 from abtest.stats.bootstrap import weights
+from abtest.stats.clustered import Clustered, knots_at
 from abtest.stats.means import compare
 from abtest.stats.quantiles import (
     NO_RANKS,
     NO_VALUES,
     TIED,
-    Clustered,
     bootstrap_quantile,
-    knots_at,
     quantile_estimate,
     quantile_replicates,
     share_error,

@@ -16,7 +16,7 @@ from warehouse.logs.opened import Extent, OpenLog, UserCounts, ValueCounts
 from warehouse.logs.tables import Span
 from warehouse.logs.totals import Total
 from warehouse.panel import DAYS, MEMBERS, Ask, Pair, crossed, of_days, of_members, of_totals, totals_of
-from warehouse.queries import Window
+from warehouse.queries import Window, days_of
 from warehouse.sums import Moments, PanelSums, read, read_one_day
 from warehouse.values import ArmValues, EventValues, Values, of_arm
 
@@ -42,16 +42,21 @@ class EventLog(OpenLog):
         past: Sequence[Total] = (),
         pre_days: int = 0,
         by_segment: bool = False,
+        stratum: int | None = None,
     ) -> PanelSums:
         """The sums from which every view of the experiment follows.
 
         `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before
-        the start, under other names. With `by_segment` users are also summed by their segments.
+        the start, under other names. With `by_segment` users are also summed by their segments. With
+        `stratum`, the index of a segment, arms are cells of it (`sums.by_stratum`).
 
         All sums are exact, so they do not depend on the order of rows or the number of threads: floats are
         put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.
         """
         ask = self._ask(span, totals, products, past, by_segment=by_segment)
+        ask = replace(
+            ask, stratum=stratum, n_groups=ask.n_groups or (stratum is not None) * len(self.mapping.segments)
+        )
         floats = frozenset(total.name for total in (*totals, *past) if self.is_float(total))
         everything = frozenset((*ask.columns, *ask.before))
         plans = [(GRID_BITS[0], floats), (GRID_BITS[0], everything)]
@@ -111,14 +116,14 @@ class EventLog(OpenLog):
     # What single users did
 
     def caps(
-        self, span: Span, window: tuple[int, int], totals: Sequence[Total], share: float, exposed: UserCounts
+        self, span: Span, window: tuple[int, ...], totals: Sequence[Total], share: float, exposed: UserCounts
     ) -> list[int | float]:
         """The value of each total with a share of the analysed users, of all arms, at or below it.
 
         A decimal is in units of its last place here and in `capped`.
         """
-        users = values.per_user(self._tables, span, Window(*window), totals)
-        n_users = sum(exposed.until(arm, window[1]) for arm in exposed.by_arm())
+        users = self._per_user(span, window, totals)
+        n_users = sum(exposed.until(arm, days_of(window).last_cohort) for arm in exposed.by_arm())
         if not n_users:
             return [0] * len(totals)
         (row,) = self._database.rows(capped.caps_at(users, len(totals), capped.rank_of(share, n_users)))
@@ -127,7 +132,7 @@ class EventLog(OpenLog):
     def capped(
         self,
         span: Span,
-        window: tuple[int, int],
+        window: tuple[int, ...],
         totals: Sequence[Total],
         caps: Sequence[int | float | None],
         *,
@@ -139,7 +144,7 @@ class EventLog(OpenLog):
         The `past` is not cut. Totals are whole numbers or decimals; OverflowError where sums are too large
         for the database's integers.
         """
-        users = values.per_user(self._tables, span, Window(*window), totals, past=past, pre_days=pre_days)
+        users = self._per_user(span, window, totals, past=past, pre_days=pre_days)
         asked = [*totals, *past]
         rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in past)]))
         (above,) = self._database.rows(capped.above(users, caps))
@@ -149,7 +154,7 @@ class EventLog(OpenLog):
     def user_values(
         self,
         span: Span,
-        window: tuple[int, int],
+        window: tuple[int, ...],
         totals: Sequence[Total],
         exposed: UserCounts,
         *,
@@ -157,7 +162,7 @@ class EventLog(OpenLog):
         pre_days: int = 0,
     ) -> dict[str, ArmValues]:
         """By arm, each total with a value for every analysed user, 0 for nothing, by the users' ids."""
-        users = values.per_user(self._tables, span, Window(*window), totals, past=past, pre_days=pre_days)
+        users = self._per_user(span, window, totals, past=past, pre_days=pre_days)
         asked = [*totals, *past]
         found = {}
         for arm in exposed.by_arm():
@@ -168,7 +173,7 @@ class EventLog(OpenLog):
         return found
 
     def event_values(
-        self, span: Span, window: tuple[int, int], total: Total, exposed: UserCounts
+        self, span: Span, window: tuple[int, ...], total: Total, exposed: UserCounts
     ) -> dict[str, EventValues]:
         """By arm, the values that a total sums, and whose they are; NULL is no value."""
         if total.how != "sum":
@@ -177,13 +182,39 @@ class EventLog(OpenLog):
             )
         found = {}
         for arm in exposed.by_arm():
-            statement = values.per_event(self._tables, span, Window(*window), total, arm)
+            statement = values.per_event(self._tables, span, self._exposed(span), days_of(window), total, arm)
             users, x = self._database.arrays(statement)
-            n_users = exposed.until(arm, window[1])
+            n_users = exposed.until(arm, days_of(window).last_cohort)
             found[arm] = EventValues(self._unscaled(total, x), users.astype(np.int64), n_users)
         return found
 
+    def user_segments(
+        self, span: Span, window: tuple[int, ...], exposed: UserCounts
+    ) -> dict[str, dict[str, Values]]:
+        """By arm and segment column, the segment of every analysed user, "" for none, by the users' ids."""
+        statement = values.segments(self._tables, span, self._exposed(span), days_of(window))
+        names = self.mapping.segments
+        found = {}
+        for arm in exposed.by_arm():
+            arrays = self._database.arrays(of_arm(statement, arm, len(names), prefix="g"))
+            found[arm] = dict(zip(names, arrays, strict=True))
+        return found
+
     # Steps
+
+    def _per_user(
+        self,
+        span: Span,
+        window: tuple[int, ...],
+        totals: Sequence[Total],
+        *,
+        past: Sequence[Total] = (),
+        pre_days: int = 0,
+    ) -> sa.Select:
+        users = self._exposed(span)
+        return values.per_user(
+            self._tables, span, users, days_of(window), totals, past=past, pre_days=pre_days
+        )
 
     def _unscaled(self, total: Total, x: Values) -> Values:
         scale = self.scale(total)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from warehouse.events import DAY_MS
 from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, value_expression
-from warehouse.panel import Ask, integer_of
+from warehouse.panel import Ask, cell, integer_of
 
 Exponents = Mapping[str, int] | None
 """By column of floats: the power of 2 by which its values are multiplied and rounded to whole numbers. None:
@@ -29,7 +29,7 @@ def members(
     """
     columns = [
         u.c.user,
-        u.c.arm,
+        u.c.arm if ask.stratum is None else cell(u.c.arm, u.c[log.segments[ask.stratum]]).label("arm"),
         u.c.first_ts,
         span.day_ts(u.c.first_ts).label("cohort_ts"),
         *(u.c[name].label(f"g{i}") for i, name in enumerate(log.segments[: ask.n_groups])),
@@ -84,7 +84,7 @@ def totals_at_once(
     c = rows.add_columns(log.arm.label("arm"), *segments).where(*where).subquery("rows").c
     n = len(totals)
     return sa.select(
-        c.arm,
+        c.arm if ask.stratum is None else cell(c.arm, c[f"g{ask.stratum}"]).label("arm"),
         c.day_ts.label("cohort_ts"),
         *(c[f"g{i}"] for i in range(ask.n_groups)),
         *(_or_zero(c[f"v{i}"], ask, total).label(f"t{i}") for i, total in enumerate(totals)),

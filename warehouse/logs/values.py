@@ -8,10 +8,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from warehouse.events import DAY_MS
-from warehouse.logs.exposure import exposed
 from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, value_expression
-from warehouse.queries import Window
+from warehouse.queries import Since, Window
 from warehouse.values import indexed
 
 
@@ -36,14 +35,18 @@ def _one_thread(element: SortedSum, compiler: Any, **keywords: Any) -> str:
 def per_user(
     log: LogTables,
     span: Span,
-    window: Window,
+    exposed: sa.FromClause,
+    window: Window | Since,
     totals: Sequence[Total],
     *,
     past: Sequence[Total] = (),
     pre_days: int = 0,
 ) -> sa.Select:
-    """The table of users: `totals` of the window, then those of the `past`, 0 for users with nothing."""
-    u = _analysed(log, span).cte("analysed")
+    """The table of users: `totals` of the window, then those of the `past`, 0 for users with nothing.
+
+    `exposed` are those of `exposure.exposed`.
+    """
+    u = _analysed(exposed).cte("analysed")
     now = _summed(log, span, u, totals, _since_exposure(log, span, window, u)).subquery("now")
     values = [now.c[f"t{i}"] for i in range(len(totals))]
     joined: sa.FromClause = u.outerjoin(now, u.c.user == now.c.user)
@@ -63,13 +66,15 @@ def per_user(
             ),
         )
         .select_from(joined)
-        .where(u.c.first_ts < span.begin(window.last_day + 1))
+        .where(u.c.first_ts < span.begin(window.last_cohort + 1))
     )
 
 
-def per_event(log: LogTables, span: Span, window: Window, total: Total, arm: str) -> sa.Select:
+def per_event(
+    log: LogTables, span: Span, exposed: sa.FromClause, window: Window | Since, total: Total, arm: str
+) -> sa.Select:
     """The values that a total sums, in an arm: (index of the user, value), in no order; NULL is no value."""
-    users = indexed(_analysed(log, span).subquery("analysed"), span.begin(window.last_day + 1), arm)
+    users = indexed(_analysed(exposed).subquery("analysed"), span.begin(window.last_cohort + 1), arm)
     value = _value(log, total)
     return (
         sa.select(users.c.place.label("place"), value.label("value"))
@@ -78,21 +83,31 @@ def per_event(log: LogTables, span: Span, window: Window, total: Total, arm: str
     )
 
 
-def _analysed(log: LogTables, span: Span) -> sa.Select:
-    u = exposed(log, span).subquery("exposed")
-    return sa.select(u.c.user, u.c.arm, u.c.first_ts).where(u.c.arm == u.c.other_arm)
+def segments(log: LogTables, span: Span, exposed: sa.FromClause, window: Window | Since) -> sa.Select:
+    """The segments of the same users: user, arm, g0, g1, ..., empty text where there is none."""
+    u = exposed.c
+    groups = (sa.func.coalesce(u[name], "").label(f"g{i}") for i, name in enumerate(log.segments))
+    return sa.select(u.user, u.arm, *groups).where(
+        u.arm == u.other_arm, u.first_ts < span.begin(window.last_cohort + 1)
+    )
+
+
+def _analysed(exposed: sa.FromClause) -> sa.Select:
+    u = exposed.c
+    return sa.select(u.user, u.arm, u.first_ts).where(u.arm == u.other_arm)
 
 
 def _since_exposure(
-    log: LogTables, span: Span, window: Window, users: sa.FromClause
+    log: LogTables, span: Span, window: Window | Since, users: sa.FromClause
 ) -> list[sa.ColumnElement[bool]]:
     if log.ts_form is None:
         return []
     since: list[sa.ColumnElement[bool]] = [log.ts >= users.c.first_ts]
+    day_1 = window.day_1(span.start_ts, users.c.first_ts)
     return [
         *since,
-        log.ts >= span.begin(window.first_day),
-        log.ts < span.begin(window.last_day + 1),
+        log.ts >= day_1 + (window.first_day - 1) * DAY_MS,
+        log.ts < day_1 + window.last_day * DAY_MS,
     ]
 
 

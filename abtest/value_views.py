@@ -1,0 +1,69 @@
+"""Metrics that need users' own values in the views that explain: by segment, and by day since exposure.
+
+Each metric's values are read once for all segments. A segment's users are cut where all users are.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from abtest.estimates import Measured
+from abtest.experiment import Experiment
+from abtest.metrics import Metric
+from abtest.sources import OTHERS, Sources
+from abtest.values import measure_parts, measure_values, parts_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def values_by_segment(
+    sources: Sources | None,
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    segments: Mapping[str, Sequence[str]],
+) -> dict[tuple[str, str, str], Measured]:
+    """By dimension, segment and metric over all days; `segments` are those shown of each dimension."""
+    window = 1, experiment.days
+    if sources is None or not metrics or not segments:
+        return {}
+    labels = [source.segments(window) for source in sources.phases]
+    found = {}
+    for metric in metrics:
+        parts, caps = parts_of(sources, metric, window)
+        for dimension, names in segments.items():
+            for name in names:
+                own = [
+                    part.of(_users(of_phase, dimension, name, names))
+                    for part, of_phase in zip(parts, labels, strict=True)
+                ]
+                found[dimension, name, metric.name] = measure_parts(own, experiment, metric, caps)
+    return found
+
+
+def values_since_exposure(
+    sources: Sources | None, experiment: Experiment, metrics: Sequence[Metric]
+) -> dict[tuple[str, tuple[int, int]], Measured]:
+    """By metric and days since exposure: a user's k-th day (k, k) and the first k days (1, k), of the users
+    who can have had k days."""
+    from warehouse.queries import Since
+
+    if sources is None or not metrics:
+        return {}
+    days = range(1, experiment.days + 1)
+    windows = [Since(first, k, experiment.days - k + 1) for k in days for first in dict.fromkeys((k, 1))]
+    found = measure_values(sources, experiment, metrics, windows, {})
+    return {(name, window[:2]): measured for (name, window), measured in found.items()}
+
+
+def _users(
+    labels: "Mapping[str, Mapping[str, NDArray[np.generic]]]",
+    dimension: str,
+    name: str,
+    names: Sequence[str],
+) -> "dict[str, NDArray[np.bool_]]":
+    """Which users of each arm are in a segment."""
+    if name != OTHERS:
+        return {arm: columns[dimension] == name for arm, columns in labels.items()}
+    return {arm: ~np.isin(columns[dimension], list(names)) for arm, columns in labels.items()}
