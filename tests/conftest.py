@@ -11,7 +11,9 @@ PROCESSES = 2
 settings.register_profile("lab", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("lab")
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy and torch are loaded, which is later
+# Read when numpy and torch are loaded, which is later. Threads of the tests that ask for two wait asleep.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.hookimpl(tryfirst=True)
