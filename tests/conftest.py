@@ -22,5 +22,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     that fixtures of a file are made once; -n 0 keeps them in one. Fewer files are not worth the start."""
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     is_worker = hasattr(config, "workerinput")
-    if is_whole and not is_worker and config.getoption("numprocesses", default=0) is None:
+    if (
+        is_whole
+        and not is_worker
+        and not config.getoption("usepdb")
+        and config.getoption("numprocesses", default=0) is None
+    ):
         config.option.numprocesses, config.option.dist = PROCESSES, "loadfile"
