@@ -65,6 +65,42 @@ def test_a_longer_list_begins_with_the_shorter_one_or_is_the_models_own_mixture(
     assert np.array_equal(lists(model, histories, 20)[:, :6], lists(model, histories, 6))
 
 
+def test_nobody_gets_no_list_and_who_was_shown_everything_an_empty_one(model, make_histories):
+    assert lists(model, np.zeros((0, 50), np.int64), 10).shape == (0, 10)
+    everything = np.tile(np.arange(1, 41), (5, 1))
+    assert not lists(model, make_histories(5), 10, exclude=everything).any()
+
+
+def test_a_history_of_one_item_is_enough(model):
+    alone = np.arange(1, 41)[:, None]
+    recommended = lists(model, alone, 1, exclude=alone)
+    assert recommended.shape == (40, 1)
+    assert recommended.min() >= 1
+    assert (recommended != alone).all()
+
+
+def test_what_is_given_is_not_written_to(model, make_histories):
+    users, histories, exclude = np.arange(30), make_histories(30), make_histories(30, seed=1, width=5)
+    given = [array.copy() for array in (users, histories, exclude)]
+    for array in (users, histories, exclude):
+        array.flags.writeable = False
+    model.recommend(users, histories, 10, exclude)
+    model.retrieve(model.encode(users, histories, exclude), 10, exclude)
+    assert all(np.array_equal(a, b) for a, b in zip(given, (users, histories, exclude), strict=True))
+
+
+def test_a_user_and_an_item_that_nobody_met_in_training_can_be_served(name, make_model, world):
+    """Both have a number, and a vector where the model has vectors, but no interaction."""
+    data = Interactions(world.users, world.items, world.times, world.n_users + 1, world.n_items + 1)
+    model = make_model(name, epochs=1)
+    if hasattr(model, "training"):
+        model.training = replace(model.training, max_targets=300)
+    model.fit(data)
+    new = np.full((2, 1), world.n_items + 1)
+    recommended = lists(model, new, 41, users=np.full(2, world.n_users))
+    assert all(sorted(row) == list(range(1, 42)) for row in recommended)
+
+
 def test_unknown_users_and_empty_histories_get_full_lists(model):
     recommended = lists(model, np.zeros((3, 50), np.int64), 10, users=np.array([-1, 10**6, 3]))
     assert recommended.min() >= 1
@@ -126,8 +162,11 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_global_streams_alone(
 ):
     before = np.random.get_state()[1].copy()
     histories = make_histories(40)
-    first, second = (lists(make_model(name, epochs=2).fit(world), histories, 20) for _ in range(2))
+    first, second, other = (
+        lists(make_model(name, epochs=2, seed=seed).fit(world), histories, 20) for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, second)
+    assert np.array_equal(first, other) == (name == PERSONAL), "another seed is another model"
     assert np.array_equal(np.random.get_state()[1], before)
 
 
@@ -136,6 +175,13 @@ def test_saved_and_loaded_is_the_same_model(model, tmp_path, make_histories):
     loaded = type(model).load(tmp_path / "model.safetensors")
     histories, exclude = make_histories(30), make_histories(30, seed=1, width=5)
     assert np.array_equal(lists(model, histories, 20, exclude), lists(loaded, histories, 20, exclude))
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(model, name, tmp_path, make_model):
+    model.save(tmp_path / "model.safetensors")
+    other = type(make_model("gru4rec" if name == "sasrec" else "sasrec"))
+    with pytest.raises(ValueError, match=f"holds a '{name}', not a '{other.name}'"):
+        other.load(tmp_path / "model.safetensors")
 
 
 def test_a_trainable_model_has_the_published_settings_and_the_best_ones(name, make_model):
