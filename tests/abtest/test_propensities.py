@@ -68,9 +68,7 @@ def first_feeds(
         warehouse.register("e", {"start_ts": 0, "arms": arms, "explore_share": explore})
     export(folder, folder / "feeds.parquet")
     feeds: dict[int, dict[str, Any]] = {}
-    for feed in pq.read_table(
-        folder / "feeds.parquet", columns=["user", "slate", "propensity", "play"]
-    ).to_pylist():
+    for feed in pq.read_table(folder / "feeds.parquet", filters=[("request", "=", 0)]).to_pylist():
         feeds.setdefault(feed["user"], feed)
     return feeds
 
@@ -130,9 +128,9 @@ def test_of_a_model_that_may_be_random_only_new_videos_have_a_chance() -> None:
 def test_inverse_propensities_tell_what_another_policy_gets(
     target: float, world: World, logged: dict[int, dict[str, Any]]
 ) -> None:
-    """Logged with a share of .25: what would the arm alone, or twice the share, have got? The truth is another
-    life of the same users. First feeds only, since what comes later depends on them. Within 4 standard errors:
-    6 in 100,000 by chance."""
+    """Logged with a share of .25: what would the arm alone, or twice the share, have got? The truth is
+    another life of the same users. First feeds only, since what comes later depends on them. Within 4
+    standard errors: 6 in 100,000 by chance."""
     truth = first_plays(lived(world, exploring(target)))
     feeds = [logged[user] for user in sorted(truth)]
     values = np.array([truth[user] for user in sorted(truth)])
