@@ -108,8 +108,10 @@ class Caser(SequentialRecommender):
         ),
         "best": Preset(
             CaserSettings(dropout=0.3, loss=LossSettings("full")),
-            replace(BEST_TRAINING, lr=4e-3),
-            "SASRec's training at twice the rate; the best of three trials on validation (bench/models.json)",
+            replace(BEST_TRAINING, lr=4e-3, epochs=6),
+            "SASRec's training at twice the rate, the best of three trials on validation "
+            "(bench/models.json), for half its epochs: in 12 it learns its users by heart (validation "
+            "NDCG@10 on Beauty .048, not .051)",
         ),
     }
 

@@ -213,6 +213,14 @@ class ComiRec(SequentialRecommender):
 class ComiRecSA(ComiRec):
     name = "comirec-sa"
     network_type = AttentiveNetwork
+    presets: ClassVar[Mapping[str, Preset]] = {
+        **ComiRec.presets,
+        "best": Preset(
+            ComiRecSettings(dropout=0.5, loss=LossSettings("sampled", 1024)),
+            replace(BEST_TRAINING, epochs=24, patience=24),
+            "twice SASRec's epochs, more dropout (validation NDCG@10 on Beauty .065; at twice the rate .064)",
+        ),
+    }
 
 
 def squash(z: Tensor) -> Tensor:

@@ -76,8 +76,9 @@ class SASRec(SequentialRecommender):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
             SASRecSettings(dropout=0.5, loss=LossSettings("bce", 1)),
-            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=10),
-            "section 4.2 of the paper (dropout for sparse data), with 64 dimensions in place of 50",
+            TrainingSettings(epochs=200, max_targets=None, lr=1e-3, patience=20),
+            "section 4.2 of the paper (dropout for sparse data), with 64 dimensions in place of 50; with a "
+            "patience of 10 epochs it stopped on Beauty at a validation NDCG@10 of .035",
         ),
         "best": Preset(
             SASRecSettings(dropout=0.3, loss=LossSettings("full")),
