@@ -25,6 +25,9 @@ AMOUNT = """am"ount'; DROP TABLE events; --é"""
 BUY = "buy'; DROP TABLE events; --"
 OLD, NEW = "old \"'%s:x", "nouveau é"
 
+NUMBERS = count()
+"""Of the places that were made: a server outlives the fixture that puts tables into it."""
+
 Row = dict[str, Any]
 Put = Callable[[Sequence[Row], Sequence[Row] | None], "Where"]
 
@@ -79,11 +82,11 @@ def random_rows(seed: int, n: int = 400, n_users: int = 30) -> list[Row]:
 @pytest.fixture(scope="session", params=["parquet", "csv", "duckdb", "sqlite", "postgres"])
 def put(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Put:
     """Puts rows of events, and of assignments, into one kind of place. A place is one more parameter here."""
-    folder, numbers = tmp_path_factory.mktemp("logs"), count()
+    folder = tmp_path_factory.mktemp("logs")
     url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
 
     def new(rows: Sequence[Row], assignments: Sequence[Row] | None = None) -> Where:
-        number = next(numbers)
+        number = next(NUMBERS)
         if request.param in ("parquet", "csv"):
             half = len(rows) // 2
             parts = [rows] if half == 0 else [rows[:half], rows[half:]]
