@@ -37,8 +37,6 @@ def export(place: Path, out: Path) -> int:
     during which the run ended, the views that were over are there. Raises LookupError without a database,
     ValueError where `out` is there already.
     """
-    import pyarrow.parquet as pq
-
     from warehouse.store import Warehouse
 
     database = place / "events.duckdb" if place.is_dir() else place
@@ -49,17 +47,31 @@ def export(place: Path, out: Path) -> int:
     if not out.parent.is_dir():
         raise ValueError(f"no folder {out.parent} for {out.name}; create it first")
     partial = out.with_name(out.name + ".partial")
+    try:
+        with Warehouse.open(database, read_only=True) as warehouse:
+            n_rows = _write(warehouse, partial)
+        if not n_rows:
+            raise LookupError(f"{database} has no impressions; run an experiment first")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return n_rows
+
+
+def _write(warehouse: "Warehouse", path: Path) -> int:
+    """Write the feeds of all days, if there are any, to a file; returns how many."""
+    import pyarrow.parquet as pq
+
     n_rows, writer = 0, None
-    with Warehouse.open(database, read_only=True) as warehouse:
-        certain = _certain(warehouse)
+    certain = _certain(warehouse)
+    try:
         for table in _days(warehouse, certain):
-            writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table)
             n_rows += table.num_rows
-    if writer is None:
-        raise LookupError(f"{database} has no impressions; run an experiment first")
-    writer.close()
-    partial.replace(out)
+    finally:
+        if writer is not None:
+            writer.close()
     return n_rows
 
 

@@ -32,7 +32,21 @@ OVERLAP_USERS = 512
 
 
 def execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
-    """Run the experiment in `folder` and leave its reports there; a run that was cut off there goes on."""
+    """Run the experiment in `folder` and leave its reports there; a run that was cut off there goes on.
+
+    OSError where something cannot be written, a full disk for instance: what is there is whole, so the run
+    can go on later.
+    """
+    try:
+        return _execute(plan, folder, progress)
+    except OSError as error:
+        raise OSError(
+            f"{error}; what {folder} holds is whole: once it can be written, go on with"
+            f" abtest run --resume {folder}"
+        ) from error
+
+
+def _execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     from abtest.report import write_reports
     from warehouse.store import Warehouse
 

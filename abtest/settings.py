@@ -155,6 +155,7 @@ def claim_folder(settings: RunSettings) -> Path:
     if settings.checkpoints is not None:
         try:
             Path(settings.checkpoints).mkdir(parents=True, exist_ok=True)
+            _probe(Path(settings.checkpoints))
         except OSError as error:
             raise ValueError(f"cannot write to {settings.checkpoints}: {error.strerror}") from error
     if settings.out is None:
@@ -174,12 +175,17 @@ def claim_folder(settings: RunSettings) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ValueError(f"run folder {folder} is in use (not empty); give a new --out or remove it")
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        _probe(folder)
     except OSError as error:
         raise ValueError(f"cannot write run folder {folder}: {error.strerror}; give another --out") from error
     return folder
+
+
+def _probe(folder: Path) -> None:
+    """OSError where nothing can be written in a folder."""
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
 
 
 def _layer(settings: RunSettings) -> Layer | None:

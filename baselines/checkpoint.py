@@ -29,7 +29,11 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Map
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     text = json.dumps({"format": FORMAT, **header}, sort_keys=True)
     partial = target.with_name(target.name + ".partial")
-    save_file(plain, partial, metadata={"header": text})
+    try:
+        save_file(plain, partial, metadata={"header": text})
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {target}: {error}") from error
     partial.replace(target)
 
 

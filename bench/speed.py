@@ -1,11 +1,11 @@
-"""How fast the simulated service is: python bench/speed.py --out bench/speed.json
+"""How fast the simulated service is: python bench/speed.py --out bench/speed.json --plot bench/speed.png
 
 - the response step (respond and absorb) by users a call, impressions per CPU second;
 - the whole platform with a cheap recommender and with the logging policy, by users of the world: the second
   days after the first, with events made but not stored; and the peak of memory.
 
 CPU seconds of one thread, the best of several rounds, so that what else the machine does weighs less. Sizes
-run one after the other, each in a process of its own.
+run one after the other, each in a process of its own. `--figures` draws what an earlier run wrote.
 """
 
 import argparse
@@ -42,15 +42,9 @@ class CheapFeed:
         return ((start[:, None] + np.arange(MEMORY_REQUESTS * FEED_LENGTH) * 131) % N_ITEMS + 1,)
 
     def serve(
-        self,
-        users: Ids,
-        memory: Rows,
-        sessions: Ids,
-        requests: Ids,
-        since: Ids,
-        ts_ms: Ids,
-        k: int = FEED_LENGTH,
-    ) -> tuple[Ids, None]:
+        self, users: Ids, memory: Rows, sessions: Ids, requests: Ids, since: Ids, ts_ms: Ids, k: int = 6
+    ) -> tuple[Ids, None]:  # fmt: skip
+        """The next of the list."""
         column = (since > 0).sum(1)[:, None] + np.arange(k)
         return np.take_along_axis(memory[0], column, 1), None
 
@@ -61,21 +55,72 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", type=int, help="measure one size in this process and print it")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path, help="PNG of time and memory by users")
+    parser.add_argument("--figures", type=Path, help="draw these instead of measuring")
     options = parser.parse_args()
     if options.one is not None:
         print(json.dumps(measure(options.one, options.rounds)))
         return
-    response = response_step(options.rounds)
-    print(json.dumps(response), flush=True)
-    sizes = []
-    for n_users in map(int, options.users.split(",")):
-        command = [sys.executable, __file__, "--one", str(n_users), "--rounds", str(options.rounds)]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        sizes.append(json.loads(text))
-        print(text.strip(), flush=True)
-    found = {"threads": 1, "n_items": N_ITEMS, "response_by_users_a_call": response, "platform": sizes}
+    if options.figures:
+        found = json.loads(options.figures.read_text(encoding="utf-8"))
+    else:
+        found = measure_all([int(n) for n in options.users.split(",")], options.rounds)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        options.plot.write_bytes(figure(found["platform"]))
+
+
+def measure_all(sizes: list[int], rounds: int) -> dict[str, Any]:
+    """The response step, and every size in a process of its own."""
+    response = response_step(rounds)
+    print(json.dumps(response), flush=True)
+    platform = []
+    for n_users in sizes:
+        command = [sys.executable, __file__, "--one", str(n_users), "--rounds", str(rounds)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        platform.append(json.loads(text))
+        print(text.strip(), flush=True)
+    return {"threads": 1, "n_items": N_ITEMS, "response_by_users_a_call": response, "platform": platform}
+
+
+def figure(sizes: list[dict[str, Any]]) -> bytes:
+    """The PNG: CPU seconds of a day and peak of memory by users; dashed: in proportion to the largest."""
+    import altair as alt
+    import vl_convert
+
+    rows = []
+    for size in sizes:
+        users = size["users"]
+        for feed in ("cheap feed", "logging policy"):
+            rows.append(
+                {"users": users, "what": feed, "cpu_s": 1e-6 * size[feed]["cpu_us_per_user_day"] * users}
+            )
+        rows.append({"users": users, "what": "memory", "mib": size["peak_mib"]})
+    largest = sizes[-1]["users"]
+    for row in [row for row in rows if row["users"] == largest and "cpu_s" in row]:
+        rows += [
+            {"users": n, "what": f"{row['what']}, in proportion", "cpu_s": row["cpu_s"] * n / largest}
+            for n in (sizes[0]["users"], largest)
+        ]
+    x = alt.X("users:Q", scale=alt.Scale(type="log"), title="users")
+
+    def panel(y: str, title: str, names: list[str]) -> alt.Chart:
+        what = alt.Color("what:N", title=None, sort=names, scale=alt.Scale(domain=names))
+        dash = alt.StrokeDash("what:N", sort=names, legend=None).scale(
+            domain=names, range=[[4, 4] if "proportion" in name else [1, 0] for name in names]
+        )
+        axis = alt.Y(y, title=title, scale=alt.Scale(type="log"))
+        chart = alt.Chart(alt.Data(values=[row for row in rows if row["what"] in names]))
+        return chart.mark_line(point=True).encode(x=x, y=axis, color=what, strokeDash=dash)
+
+    feeds = ["cheap feed", "logging policy"]
+    time_panel = panel("cpu_s:Q", "CPU s of a day", feeds + [f"{feed}, in proportion" for feed in feeds])
+    chart = alt.hconcat(time_panel, panel("mib:Q", "peak, MiB", ["memory"])).resolve_scale(
+        color="independent"
+    )
+    png: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=1.5)
+    return png
 
 
 def response_step(rounds: int) -> dict[str, float]:

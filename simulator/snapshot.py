@@ -24,7 +24,9 @@ _SESSIONS = ("session", "start_ts", "busy_until", "request", "served")
 
 
 def save(platform: Platform, path: Path) -> None:
-    """Write the platform as it is after a day; a crash leaves no half file under this name."""
+    """Write the platform as it is after a day; a crash leaves no half file under this name. OSError where
+    it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     rows = slice(platform.users.start, platform.users.stop)
@@ -47,7 +49,11 @@ def save(platform: Platform, path: Path) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(plain, partial, metadata={"header": json.dumps(header)})
+    try:
+        save_file(plain, partial, metadata={"header": json.dumps(header)})
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from error
     partial.replace(path)
 
 

@@ -1,6 +1,8 @@
 """Bad input ends in one sentence, exit code 2, and nothing written."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,46 @@ def test_more_users_than_the_log_has_are_refused(abtest: Command, tmp_path: Path
     assert result.exit_code == 2, result.output
     assert "users is 1000000" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_in_one_sentence_and_the_run_goes_on_later(tmp_path: Path, abtest: Command) -> None:
+    """No file may grow above 500 kB, which the database does. Then it may, and the run goes on to its end."""
+    flags = [
+        "--arms",
+        "poprec,poprec",
+        "--users",
+        "60",
+        "--days",
+        "1",
+        "--warmup-days",
+        "1",
+        "--threads",
+        "1",
+    ]
+    with largest_file(500_000):
+        result = abtest("run", *flags, "--quiet", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert f"abtest run --resume {tmp_path / 'run'}" in result.stderr
+    assert abtest("run", "--resume", str(tmp_path / "run"), "--quiet").exit_code in (0, 3)
+
+
+def test_an_export_that_does_not_fit_leaves_nothing(
+    finished_run: Path, tmp_path: Path, abtest: Command
+) -> None:
+    with largest_file(10_000):
+        result = abtest("export", str(finished_run), "--out", str(tmp_path / "feeds.parquet"))
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """For a while, no file of this process may grow further: the nearest thing to a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

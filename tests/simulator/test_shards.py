@@ -1,5 +1,6 @@
 """Users divided into shards live the same life, and a snapshot goes on as if nothing had happened."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,17 @@ def test_a_damaged_snapshot_is_told(world: World, tmp_path: Path) -> None:
     (tmp_path / "night").write_bytes(b"half")
     with pytest.raises(ValueError, match="no readable snapshot"):
         snapshot.state_of(world, [tmp_path / "night"])
+
+
+def test_a_snapshot_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    """A full disk was an error of safetensors' own, and so a traceback on the command line."""
+    world = World.synthetic(50, 100, seed=1)
+    platform = Platform(world, [LoggingPolicy(world)], np.zeros_like, lambda **tables: None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write"):
+            snapshot.save(platform, tmp_path / "midnight")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
