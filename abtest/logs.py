@@ -38,6 +38,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
     with open_log(request, declaration) as log:
         study = study_of(log, declaration, request)
         phases = [(view, view.exposed(study.span)) for view in phases_of(log, study)]
+        _check_analysed(log, phases)
         counts = [view.segments(study.span) for view, _ in phases]
         rows, notes = rows_of(phases, study)
         analysis = analyse_phases(
@@ -59,6 +60,15 @@ def analyse_log(request: LogRequest) -> "Analysis":
             ),
         )
     return replace(analysis, versions=versions())
+
+
+def _check_analysed(log: "EventLog", phases: Sequence[PhaseOfLog]) -> None:
+    """ValueError where nobody is left to be analysed."""
+    if any(exposed.by_day for _, exposed in phases):
+        return
+    crossed = sum(exposed.crossed for _, exposed in phases)
+    why = f"all {crossed:,} users were in more than one arm" if crossed else "nobody was exposed in its days"
+    raise ValueError(f"{log.name} has no user to analyse: {why}; check the columns of users, arms and times")
 
 
 def open_log(request: LogRequest, declaration: Declaration, *, needs_arm: bool = True) -> "EventLog":
@@ -173,12 +183,26 @@ def _segments(
         if column not in study.segments:
             continue
         named = [
-            {value: [_filled(row, study) for row in rows] for value, rows in of_phase[index].items()}
+            _named({value: [_filled(row, study) for row in rows] for value, rows in of_phase[index].items()})
             for of_phase in groups
         ]
         for of_phase, shown in zip(found, _shown(named), strict=True):
             of_phase[column] = shown
     return found
+
+
+def _named(segments: Mapping[str, list["Moments"]]) -> dict[str, list["Moments"]]:
+    """By name: users without a value are with those whose value is the name for that."""
+    named: dict[str, list[Moments]] = {}
+    for value, rows in segments.items():
+        named.setdefault(value or NONE, []).extend(rows)
+    return {name: _by_arm(rows) for name, rows in named.items()}
+
+
+def _by_arm(rows: Sequence["Moments"]) -> list["Moments"]:
+    """One row for each arm."""
+    arms = sorted({row.arm for row in rows})
+    return [_together([row for row in rows if row.arm == arm]) for arm in arms]
 
 
 def _shown(phases: Sequence[Mapping[str, list["Moments"]]]) -> list[dict[str, list["Moments"]]]:
@@ -188,14 +212,14 @@ def _shown(phases: Sequence[Mapping[str, list["Moments"]]]) -> list[dict[str, li
         for name, rows in segments.items():
             sizes[name] = sizes.get(name, 0) + sum(row.n for row in rows)
     by_size = sorted(sizes, key=lambda name: (-sizes[name], name))
+    if len(by_size) <= MOST_SEGMENTS:
+        return [{name: segments.get(name, []) for name in by_size} for segments in phases]
+    largest = [name for name in by_size[:MOST_SEGMENTS] if name != OTHERS]
     found = []
     for segments in phases:
-        shown = {name or NONE: segments.get(name, []) for name in by_size[:MOST_SEGMENTS]}
-        if len(by_size) > MOST_SEGMENTS:
-            others = [row for name in by_size[MOST_SEGMENTS:] for row in segments.get(name, ())]
-            arms = sorted({row.arm for row in others})
-            shown[OTHERS] = [_together([row for row in others if row.arm == arm]) for arm in arms]
-        found.append(shown)
+        shown = {name: segments.get(name, []) for name in largest}
+        rest = [row for name, rows in segments.items() if name not in shown for row in rows]
+        found.append({**shown, OTHERS: _by_arm(rest)})
     return found
 
 

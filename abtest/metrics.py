@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import combinations_with_replacement, product
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -75,7 +75,7 @@ class Metric:
             raise ValueError(
                 f"metric {self.name!r} has margin_kind {self.margin_kind!r}; allowed: lift, absolute"
             )
-        if self.margin is not None and self.margin_kind == "absolute" and not self.margin > 0:
+        if self.margin is not None and self.margin_kind == "absolute" and not 0 < self.margin < inf:
             raise ValueError(
                 f"metric {self.name!r} has margin {self.margin}; a difference above 0 is allowed"
             )
@@ -203,6 +203,12 @@ def _metric(table: Mapping[str, Any], source: str) -> Metric:
         )
         if not fits:
             raise ValueError(f"{source}: metric {name!r} has {key} = {value!r}, which is no {_word(wanted)}")
+    covariates = table.get("covariates", [])
+    if not isinstance(covariates, list) or not all(isinstance(c, str) and c for c in covariates):
+        raise ValueError(
+            f"{source}: metric {name!r} has covariates = {covariates!r}; give a list of columns, such as"
+            ' ["past_plays"]'
+        )
     declared: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Metric(**declared)
 
@@ -250,6 +256,10 @@ def _check_engine(metric: Metric) -> None:
         )
     if metric.draws < 100:
         raise ValueError(f"metric {metric.name!r} has draws {metric.draws}; it must be 100 or more")
+    if not isfinite(metric.prior_mean):
+        raise ValueError(
+            f"metric {metric.name!r} has prior_mean {metric.prior_mean}; a lift is allowed, e.g. 0"
+        )
     if metric.prior_sd is not None and not (metric.prior_sd > 0 and isfinite(metric.prior_sd)):
         raise ValueError(
             f"metric {metric.name!r} has prior_sd {metric.prior_sd}; above 0 is allowed, or none (flat)"

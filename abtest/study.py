@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from warehouse.logs.totals import Total
 
 MOST_DEFAULT_METRICS = 10
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+SMALLEST, LARGEST = 1e-70, 1e70
+"""Between these the largest value of a column of floats must lie, for variances and their squares."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | No
     extent = log.extent()
     if extent.first_ts is None or extent.last_ts is None:
         raise ValueError(f"no row of {log.name} has a time; map another column, ts=")
+    if extent.last_ts > LATEST_MS:
+        raise ValueError(
+            f"column {log.mapping.ts!r} holds times beyond the year 9999 ({extent.last_ts / 1000:.3g} s since"
+            " 1970); say what they are with ts_unit=s, ms, us or ns in the mapping"
+        )
     first = min((ts for ts in seen.values() if ts), default=extent.first_ts)
     start = declaration.start if declaration.start is not None else first - first % DAY_MS
     if extent.last_ts < start:
@@ -220,11 +228,15 @@ def _unusable(log: "EventLog", totals: Sequence["Total"]) -> dict[str, str]:
     """Why a total cannot be summed, by the names of those that cannot."""
     summed = {total.name: total.column for total in totals if total.how == "sum" and total.column}
     bad = {name: found.not_finite for name, found in log.values(summed.values()).items()}
-    return {
-        name: f"{bad[column]:,} values of {column!r} are NaN or infinite"
-        for name, column in summed.items()
-        if bad[column]
+    sizes = log.magnitudes(total.column or "" for total in totals if log.is_float(total))
+    reasons = {
+        column: f"the largest value of {column!r} is {size:g}, too far out for floats to be squared;"
+        " scale the column"
+        for column, size in sizes.items()
+        if size and not SMALLEST <= size <= LARGEST
     }
+    reasons |= {column: f"{n:,} values of {column!r} are NaN or infinite" for column, n in bad.items() if n}
+    return {name: reasons[column] for name, column in summed.items() if column in reasons}
 
 
 def _moment(ts: int) -> str:

@@ -66,4 +66,5 @@ def _users(
     """Which users of each arm are in a segment."""
     if name != OTHERS:
         return {arm: columns[dimension] == name for arm, columns in labels.items()}
-    return {arm: ~np.isin(columns[dimension], list(names)) for arm, columns in labels.items()}
+    shown = [other for other in names if other != OTHERS]
+    return {arm: ~np.isin(columns[dimension], shown) for arm, columns in labels.items()}

@@ -219,12 +219,16 @@ def _drawn_from(columns: Columns, metric: Metric) -> Sample:
 def _cut(by_arm: Mapping[str, Columns], caps: Caps) -> dict[str, Columns]:
     """The columns, none above its cap."""
     return {
-        arm: {
-            name: np.minimum(x, x.dtype.type(caps[name])) if name in caps else x
-            for name, x in columns.items()
-        }
+        arm: {name: np.minimum(x, _like(x, caps[name])) if name in caps else x for name, x in columns.items()}
         for arm, columns in by_arm.items()
     }
+
+
+def _like(x: NDArray[np.generic], cap: float) -> Any:
+    """The cap as a value of the column; the largest whole number where a float had to round it up."""
+    if x.dtype.kind == "f":
+        return x.dtype.type(cap)
+    return x.dtype.type(min(int(cap), np.iinfo(x.dtype).max))  # type: ignore[type-var]
 
 
 def _above(part: Part, name: str, value: float) -> int:

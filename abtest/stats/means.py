@@ -131,6 +131,8 @@ def fieller(c: float, var_c: float, difference: float, var_t: float, q: float) -
     last = difference * difference - q * q * (var_c + var_t)  # negative exactly when 0 lies inside
     root = q * sqrt(a * var_t + (c + difference) ** 2 * var_c)  # of half_b^2 - a * last, free of cancellation
     far = half_b + root if half_b >= 0 else half_b - root
+    if far == 0:  # no difference, and no spread at this q
+        return 0.0, 0.0
     ends = far / a, last / far
     return min(ends), max(ends)
 

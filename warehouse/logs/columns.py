@@ -100,7 +100,8 @@ def find_column(columns: Mapping[str, Column], name: str, table: str) -> Column:
     """The column of that name; LookupError names those that are there."""
     if name in columns:
         return columns[name]
-    close = difflib.get_close_matches(name, columns, n=1)
+    same = [known for known in columns if known.casefold() == name.strip().casefold()]
+    close = same or difflib.get_close_matches(name, columns, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise LookupError(f"no column {name!r} in {table}; its columns: {', '.join(columns)}{hint}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from warehouse import capped
-from warehouse.logs import contents, panel, values
+from warehouse.logs import panel, values
 from warehouse.logs.central import central_moments, central_sums
 from warehouse.logs.opened import Extent, OpenLog, UserCounts, ValueCounts
 from warehouse.logs.tables import Span
@@ -318,12 +318,8 @@ class EventLog(OpenLog):
 
     def _exponents(self, totals: Sequence[Total], bits: int) -> dict[str, int]:
         """For each column of floats the power of 2 that makes its largest value a number of so many bits."""
-        names = dict.fromkeys(total.column or "" for total in totals if self.is_float(total))
-        new = [self.columns[name] for name in names if name not in self._magnitudes]
-        if new:
-            (found,) = self._database.rows(contents.magnitudes(self._tables, new))
-            self._magnitudes |= {c.name: value or 0.0 for c, value in zip(new, found, strict=True)}
-        return {name: min(bits - frexp(self._magnitudes[name])[1], 1000) for name in names}
+        sizes = self.magnitudes(total.column or "" for total in totals if self.is_float(total))
+        return {name: min(bits - frexp(size)[1], 1000) for name, size in sizes.items()}
 
     def _factors(self, totals: Sequence[Total], exponents: Mapping[str, int]) -> dict[str, Fraction]:
         """What the whole numbers of a total are multiples of its values by, where that is not 1."""

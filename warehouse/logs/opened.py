@@ -191,7 +191,13 @@ class OpenLog:
     def extent(self) -> Extent:
         """Rows, what they lack, and from when to when."""
         if self._extent is None:
-            n, users, times, arms, *moments = self._database.rows(contents.extent(self._tables))[0]
+            try:
+                n, users, times, arms, *moments = self._database.rows(contents.extent(self._tables))[0]
+            except OverflowError as error:
+                raise ValueError(
+                    f"column {self.mapping.ts!r} holds a time that is none, such as NaN, infinity or a much"
+                    f" too large number ({error}); leave such rows out, or say what it is with ts_unit="
+                ) from error
             self._extent = Extent(n, n - users, n - times, n - arms, *map(_whole, moments))
         return self._extent
 
@@ -210,8 +216,23 @@ class OpenLog:
         columns = [self.columns[name] for name in dict.fromkeys(names)]
         if not columns:
             return {}
-        row = [int(n) for n in self._database.rows(contents.values(self._tables, columns))[0]]
+        try:
+            row = [int(n) for n in self._database.rows(contents.values(self._tables, columns))[0]]
+        except OverflowError as error:
+            raise ValueError(
+                f"{error}; sums of {', '.join(repr(c.name) for c in columns)} are of 64-bit whole numbers,"
+                " so cast what is larger to DOUBLE"
+            ) from error
         return {c.name: ValueCounts(*row[3 * i : 3 * i + 3]) for i, c in enumerate(columns)}
+
+    def magnitudes(self, names: Iterable[str]) -> dict[str, float]:
+        """The largest absolute value of each column of floats, 0 without any."""
+        known = dict.fromkeys(names)
+        new = [self.columns[name] for name in known if name not in self._magnitudes]
+        if new:
+            (found,) = self._database.rows(contents.magnitudes(self._tables, new))
+            self._magnitudes |= {c.name: value or 0.0 for c, value in zip(new, found, strict=True)}
+        return {name: self._magnitudes[name] for name in known}
 
     def duplicates(self, span: Span) -> dict[str, tuple[int, int]]:
         """(rows, rows that repeat another) by arm, "" where the arm is not in the events."""

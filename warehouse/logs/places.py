@@ -163,7 +163,7 @@ class LogDuck(DuckConnection):
             self._connection.execute(f"CREATE TEMP VIEW {_quoted_name(name)} AS SELECT * FROM {text}")
             self._connection.sql(f"SELECT * FROM {_quoted_name(name)} LIMIT 1").fetchall()
         except duckdb.Error as error:
-            raise ValueError(f"cannot read {', '.join(paths)}: {first_line(error)}") from error
+            raise ValueError(f"cannot read {', '.join(paths)}: {_reason(error)}") from error
         self.name = ", ".join(paths) if not self._attached else self.name
 
     def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
@@ -243,3 +243,11 @@ def _quoted_text(text: str) -> str:
 
 def _quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a file: of a CSV file the line, then what is wrong with it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if "CSV Error on Line" not in lines[0]:
+        return lines[0]
+    return "; ".join([lines[0], *(line for line in lines[1:] if not line.startswith("Original Line"))][:2])

@@ -71,7 +71,7 @@ def check_total(total: Total, mapping: LogMapping, columns: Mapping[str, Column]
     column = find_column(columns, name or total.column, "the log")
     if column.kind not in NUMBERS:
         raise ValueError(
-            f"column {column.name!r} holds {column.kind}, no numbers, so {total.name!r} cannot sum it"
+            f"column {column.name!r} holds {_kind_words(column)}, no numbers, so {total.name!r} cannot sum it"
         )
     return column
 
@@ -85,6 +85,10 @@ def value_expression(column: sa.ColumnElement, kind: Column) -> sa.ColumnElement
     if kind.kind == "decimal":
         return sa.cast(sa.func.round(column * 10**kind.scale), sa.BigInteger)
     return sa.cast(column, sa.BigInteger)
+
+
+def _kind_words(column: Column) -> str:
+    return "values of a type that is not known here" if column.kind == "other" else column.kind
 
 
 def _word(kind: type) -> str:
