@@ -1,31 +1,16 @@
 """The story of `abtest analyze`: what is asked and declared, then the log or the recorded run is analysed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abtest.declaration import Declaration, read_declaration
+from abtest.declaration import Declaration
+from abtest.request import LogRequest, declared
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis
     from abtest.metrics import Metric
-
-
-@dataclass(frozen=True)
-class LogRequest:
-    """What `abtest analyze` and `abtest plan` are told about a log."""
-
-    places: tuple[str, ...]
-    mapping: str | None = None
-    config: Path | None = None
-    table: str | None = None
-    assignment: str | None = None
-    control: str | None = None
-    name: str | None = None
-    segments: str | None = None
-    stratify: str | None = None
-    threads: int = 2
 
 
 def analyse_any(request: LogRequest, name: str | None, out: Path | None) -> "Analysis":
@@ -75,32 +60,3 @@ def metrics_of_run(request: LogRequest, declaration: Declaration) -> "Sequence[M
     if declaration.method is None:
         return declaration.metrics
     return with_method(declaration.metrics or METRICS, declaration.method, str(request.config))
-
-
-def declared(request: LogRequest) -> Declaration:
-    """The declaration of the file, with the mapping and the names of the command line over it."""
-    from warehouse.logs.columns import parse_mapping
-
-    declaration = read_declaration(request.config) if request.config else Declaration()
-    mapping = {**declaration.map, **(parse_mapping(request.mapping) if request.mapping else {})}
-    if request.segments is not None:
-        mapping["segment"] = parse_segments(request.segments)
-    return replace(
-        declaration,
-        map=mapping,
-        control=request.control or declaration.control,
-        name=request.name or declaration.name,
-        stratify=request.stratify or declaration.stratify,
-    )
-
-
-def parse_segments(text: str) -> list[str]:
-    """The columns of "country,platform".
-
-    >>> parse_segments("country, platform")
-    ['country', 'platform']
-    """
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"--segments {text!r} are no columns, each once; an example is country,platform")
-    return names

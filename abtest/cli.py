@@ -225,7 +225,8 @@ def analyze(
       abtest analyze postgresql://user@host/shop --table events --assignment assignments \\
         --map user=uid,ts=at,arm=variant,event=kind --config experiment.toml
     """
-    from abtest.analyze import LogRequest, analyse_any
+    from abtest.analyze import analyse_any
+    from abtest.request import LogRequest
 
     request = LogRequest(places, **options)
     return _show(checked(analyse_any, request, experiment, out), as_json=as_json)
@@ -270,11 +271,11 @@ def plan(
       abtest plan runs/experiment-1 --design obf --plot power.png
       abtest plan events.parquet --map user=uid,ts=time,event=kind --lift n_buy=1
     """
-    from abtest.analyze import LogRequest
     from abtest.plan import Design, parse_lifts, shares_of
     from abtest.plan import plan as make_plan
     from abtest.report.plan import plan_sections, write_figure
     from abtest.report.terminal import print_sections
+    from abtest.request import LogRequest
 
     shares = checked(shares_of, split)
     asked = checked(Design, users, shares, alpha, power, design, not no_cuped)

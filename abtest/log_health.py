@@ -8,7 +8,8 @@ from abtest.sources import NONE
 from warehouse.events import PRE
 
 if TYPE_CHECKING:
-    from abtest.analysis import Check, PhaseRows
+    from abtest.analysis import PhaseRows
+    from abtest.checks import Check
     from abtest.effects import MomentsRow
     from abtest.stats.moments import Moments as UserMoments
     from abtest.study import Study

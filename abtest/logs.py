@@ -9,15 +9,16 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from abtest.analyze import LogRequest, declared
 from abtest.declaration import Declaration
 from abtest.log_health import health
 from abtest.metrics import past_products, products_of
+from abtest.request import LogRequest, declared
 from abtest.sources import NONE, OTHERS
 from abtest.study import Study, study_of
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis, Check, PhaseRows
+    from abtest.analysis import Analysis, PhaseRows
+    from abtest.checks import Check
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
     from warehouse.sums import Moments, PanelSums

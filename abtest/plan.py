@@ -15,11 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abtest.analyze import LogRequest, declared
 from abtest.detectable import PlannedTest, Seen, drifts_of_looks, level_and_power
 from abtest.experiment import Experiment
 from abtest.metrics import METRICS, Metric
 from abtest.population import parse_split
+from abtest.request import LogRequest, declared
 
 if TYPE_CHECKING:
     from abtest.stats.moments import Moments

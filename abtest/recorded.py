@@ -16,7 +16,8 @@ from abtest.manifest import versions
 from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
-    from abtest.analysis import Analysis, Check
+    from abtest.analysis import Analysis
+    from abtest.checks import Check
     from abtest.metrics import Metric
     from warehouse.store import Cohort, Cuts, Moments, PanelSums, Warehouse
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abtest.analyze import LogRequest
 from abtest.declaration import Declaration
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import Metric, columns_of, with_method
 from abtest.population import Phase
+from abtest.request import LogRequest
 from warehouse.events import DAY_MS, PRE
 
 if TYPE_CHECKING:

@@ -117,8 +117,8 @@ def raw_sql(path: Path, question: str) -> Callable[[], Any]:
 def moments(path: Path, question: str) -> Callable[[], Any]:
     """The sums from which an analysis follows, its users known."""
     from abtest.analysis import windows
-    from abtest.analyze import declared
     from abtest.logs import open_log, usable_moments
+    from abtest.request import declared
     from abtest.study import study_of
 
     request, given = _request(path, question)
@@ -154,7 +154,7 @@ SIDES = {"raw SQL": raw_sql, "moments": moments, "analysis": analysis, "tea-tast
 
 
 def _request(path: Path, question: str) -> Any:
-    from abtest.analyze import LogRequest, declared
+    from abtest.request import LogRequest, declared
 
     config = path.with_suffix(".toml")
     config.write_text(declaration(question), encoding="utf-8")

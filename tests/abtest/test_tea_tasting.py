@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from abtest.analyze import LogRequest
 from abtest.logs import analyse_log
+from abtest.request import LogRequest
 
 CONFIG = """
 control = "a"
