@@ -204,8 +204,8 @@ PROFILES["heavy"] = replace(
     stay_mood_sd_high=0.942,
     extra_sessions=3.97,
     sessions_activity=0.193,
-    glance_volume=120.3,
-    glance_play=0.6614,
+    glance_volume=103.5,
+    glance_play=0.691,
 )
 
 
