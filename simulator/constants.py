@@ -204,7 +204,7 @@ PROFILES["heavy"] = replace(
     stay_mood_sd_high=0.942,
     extra_sessions=3.97,
     sessions_activity=0.193,
-    glance_volume=103.5,
+    glance_volume=106.0,
     glance_play=0.691,
 )
 
