@@ -62,7 +62,7 @@ class BPR(SequentialRecommender):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
             BPRSettings(dropout=0.0, l2=1e-3, loss=LossSettings("bpr", 1)),
-            TrainingSettings(epochs=100, max_targets=None, batch_targets=1536, lr=1e-3, patience=5),
+            TrainingSettings(epochs=100, max_targets=None, batch_targets=1536, lr=1e-3, patience=20),
             "the paper's loss and penalty; it names no rates",
         ),
         "best": Preset(
