@@ -15,17 +15,7 @@ from scipy.special import ndtri
 from simulator.affinity import FAMILIES
 from simulator.constants import ACTIONS
 from simulator.randomness import Purpose, unit, words
-from simulator.rhythm import (
-    Arrivals,
-    arrivals,
-    begin_session,
-    gaps,
-    goes_on,
-    luck,
-    overnight,
-    reached,
-    stays,
-)
+from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, goes_on, overnight, stays
 from simulator.state import FOLLOWS, PLAYS, SHOWN
 
 if TYPE_CHECKING:
@@ -41,9 +31,7 @@ __all__ = [
     "begin_session",
     "gaps",
     "goes_on",
-    "luck",
     "overnight",
-    "reached",
     "reference_candidates",
     "reference_scores",
     "respond",
@@ -165,16 +153,13 @@ def absorb(world: "World", state: "State", users: Ids, items: Ids, response: Res
 
 
 def reference_scores(world: "World", state: "State", users: Ids, items: Ids) -> Floats:
-    """Scores of the reference policy: affinity blurred by a noise that is fixed for each user and video, and
-    with a part of the video's quality only.
+    """Scores of the reference policy: affinity blurred by a noise that is fixed for each user and video.
 
     The noise is a sum of four uniforms (Irwin-Hall, scaled to the wanted deviation): close to normal, cheap.
     """
     u = unit(words(world.seed, Purpose.REFERENCE_NOISE, users[:, None], items))
     noise = (u[0] + u[1] + u[2] + u[3] - 2.0) * np.sqrt(3.0)
-    c = world.constants
-    unseen = (1.0 - c.reference_quality) * world.item_quality.take(items)
-    return affinity(world, state, users, items) - unseen + c.reference_noise * noise
+    return affinity(world, state, users, items) + world.constants.reference_noise * noise
 
 
 def reference_candidates(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from simulator import behavior, living, targets
 from simulator.behavior import COMMENT, FOLLOW_IN, FOLLOW_OUT, LIKE, PANEL, PROFILE, SHARE
@@ -105,9 +104,7 @@ def volume(world: "World", shift: float = 0.0) -> Floats:
     """(n_users,) expected requests of an active day, `shift` on the logit of staying, were time no object."""
     c = world.constants
     sessions = 1.0 + (c.candidates - 1) * np.minimum(world.user_sessions, 0.95)
-    low, high = c.stay_mood_sd_low, c.stay_mood_sd_high
-    mood = ndtr(-low) * np.exp(low**2 / 2) + ndtr(high) * np.exp(high**2 / 2)  # mean of its exponential
-    return sessions * (1.0 + mood * np.exp(world.user_stay + shift))
+    return sessions * (1.0 + np.exp(world.user_stay + shift + c.stay_mood_sd**2 / 2))
 
 
 def activity(world: "World", shift: float = 0.0) -> Floats:
@@ -266,8 +263,7 @@ def _action_errors(sample: living.Sample) -> Floats:
 def _action_slopes(c: Constants, shown: dict[str, float], below: float) -> tuple[float, ...]:
     """What a unit of affinity does to each action, moved so that random slates show the actions of their log.
 
-    below: how much lower the affinity is there. Comments and follows stay: tastes spread more widely over
-    random videos, so that a steeper slope would bring more of them by a few good matches, not fewer.
+    below: how much lower the affinity is there. Opening the panel and commenting share an error.
     """
     wanted = dict(targets.RANDOM_RATES)
 
@@ -277,8 +273,10 @@ def _action_slopes(c: Constants, shown: dict[str, float], below: float) -> tuple
 
     slopes = np.array(c.action_affinity)
     slopes[LIKE] += step("like")
+    slopes[[PANEL, COMMENT]] += step("comment") / 2
     slopes[SHARE] += step("share")
     slopes[PROFILE] += step("profile enter")
+    slopes[FOLLOW_OUT] += step("follow")
     return tuple(round(float(x), 3) for x in slopes)
 
 

@@ -23,10 +23,10 @@ COPULA = np.array(
     [
         [1.00, -0.50, -0.18, -0.20, -0.35, -0.20, 0.00],
         [-0.50, 1.00, 0.00, 0.00, 0.00, 0.00, 0.00],
-        [-0.18, 0.00, 1.00, 0.27, 0.38, 0.80, 0.17],
-        [-0.20, 0.00, 0.27, 1.00, 0.15, 0.05, 0.17],
-        [-0.35, 0.00, 0.38, 0.15, 1.00, 0.38, 0.17],
-        [-0.20, 0.00, 0.80, 0.05, 0.38, 1.00, 0.17],
+        [-0.18, 0.00, 1.00, 0.50, 0.60, 0.80, 0.17],
+        [-0.20, 0.00, 0.50, 1.00, 0.45, 0.05, 0.17],
+        [-0.35, 0.00, 0.60, 0.45, 1.00, 0.45, 0.17],
+        [-0.20, 0.00, 0.80, 0.05, 0.45, 1.00, 0.17],
         [0.00, 0.00, 0.17, 0.17, 0.17, 0.17, 1.00],
     ]
 )
@@ -134,23 +134,20 @@ def item_actions(constants: Constants, ids: NDArray[np.integer], seed: int) -> F
 
 
 def duration_lean(constants: Constants, log_duration: Floats) -> Floats:
-    """(actions, n) what the length of a video does to its likes, in logits."""
+    """(actions, n) what the length of a video does to its likes, in logits; 0 at 55 seconds."""
     lean = np.zeros((len(ACTIONS), len(log_duration)))
-    seconds, likes = np.array(constants.like_duration).T
-    lean[ACTIONS.index("like")] = np.interp(log_duration, np.log(seconds), likes)
+    lean[ACTIONS.index("like")] = constants.like_duration * (log_duration - 4.0)
     return lean
 
 
 def reach(constants: Constants, quality: Floats, seed: int) -> Floats:
-    """Cumulative shares of what the platform puts forward: (rank + shift) ** -slope; ranks lean towards good
-    videos."""
+    """Cumulative shares of what the platform puts forward: rank ** -slope, ranks lean towards good videos."""
     rho = constants.reach_quality
     noise = normal(seed, Purpose.ITEM_REACH, np.arange(len(quality)))
     score = rho * quality + np.sqrt(1 - rho**2) * noise
     order = np.argsort(-score[1:], kind="stable")
     weight = np.empty(len(quality) - 1)
-    ranks = np.arange(1, len(quality)) / (len(quality) - 1)
-    weight[order] = (ranks + constants.reach_shift) ** -constants.reach_slope
+    weight[order] = np.arange(1, len(quality)) ** -constants.reach_slope
     total = np.cumsum(weight)
     return np.concatenate(([0.0], total / total[-1]))
 
@@ -238,7 +235,7 @@ def normal_scores(values: NDArray[Any], tie_break: Floats) -> Floats:
 
 
 def _tag_shares(constants: Constants) -> Floats:
-    weight = (np.arange(1, constants.n_tags + 1) + constants.tag_shift) ** -constants.tag_zipf
+    weight = np.arange(1, constants.n_tags + 1) ** -constants.tag_zipf
     return weight / weight.sum()
 
 
