@@ -232,7 +232,8 @@ def evaluate(
     from recgpt.folder import measured
     from recgpt.stages import document, train_and_measure, untrained
 
-    refuse_both("checkpoint", "names", "a checkpoint is measured as it is, and --models are trained first")
+    for name in sorted({"names", "preset", *options} - {"device", "threads"}):
+        refuse_both("checkpoint", name, "a checkpoint is measured as it is, the other is for training first")
     split = _leave_one_out(data, exclude_history=masking == "seen")
     held_out = split.test if which == "test" else split.valid
     tuning = given(options, *PROMPT_OPTIONS)

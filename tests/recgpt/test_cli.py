@@ -236,6 +236,8 @@ def bad(tmp_path, data, checkpoint):
         ("eval {data} --models recgtp", "unknown model 'recgtp'; known models: .*Did you mean 'recgpt'"),
         ("eval {data} --models ,", "unknown model ','"),
         ("eval {data} --models poprec --checkpoint {checkpoint}", "--checkpoint and --models are both given"),
+        ("eval {data} --epochs 3 --checkpoint {checkpoint}", "--checkpoint and --epochs are both given"),
+        ("eval {data} --k 2 --checkpoint {checkpoint}", "--checkpoint and --k are both given"),
         ("eval {tmp}/t.csv --columns user=who,item=who", "two roles to a column .user=who,item=who."),
         ("pretrain {data} --out {tmp}/p --lr inf", "lr is inf; give a finite rate"),
         ("pretrain {data} --out {tmp}/p --threads 100000", "threads is 100000; it must be 1 to 256"),
