@@ -86,7 +86,7 @@ def trial(data: Path, model: str, changes: dict[str, float]) -> dict[str, Any]:
     train(split.train, validation=split.valid)
     cpu_s = sum(epoch.cpu_s for run in untrained.runs for epoch in run.epochs)
     figures = measure(untrained, split.valid)["one_step"]
-    line = {"model": model, "trial": changes, "epochs": EPOCHS, "commit": head_commit()}
+    line = {"model": model, "trial": changes, "epochs": shorter["training.epochs"], "commit": head_commit()}
     return {**line, **{n: round(figures[n], 5) for n in ("hr@10", "ndcg@10")}, "cpu_s": round(cpu_s)}
 
 
