@@ -121,7 +121,7 @@ def build_recommender(
     found = model_class(model)
     parameters = inspect.signature(found).parameters
     if "training" in parameters and model in known_models():
-        from baselines.training import TrainingSettings
+        from baselines.settings import TrainingSettings
 
         return found(
             found.settings_type(dropout=DROPOUT),

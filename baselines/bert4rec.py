@@ -25,8 +25,9 @@ from baselines.base import MAX_LENGTH
 from baselines.batches import Batch
 from baselines.layers import Block, initialise, last_slot
 from baselines.losses import LossSettings, NextItemLoss
-from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.networks import SequenceNetwork
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from baselines.base import MAX_LENGTH
 from baselines.layers import CausalAttention, FeedForward, take
 from baselines.losses import LossSettings
 from baselines.sasrec import SASRecNetwork, SASRecSettings
-from baselines.sequential import Preset, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from baselines.base import MAX_LENGTH, Ids, State
 from baselines.batches import Batch
 from baselines.layers import initialise, last_slot
 from baselines.losses import LossSettings, NextItemLoss
-from baselines.sequential import MAX_SINCE, Preset, SequenceNetwork, SequentialRecommender, check_reach
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.networks import SequenceNetwork
+from baselines.sequential import MAX_SINCE, SequentialRecommender, check_reach
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 POOL = 100
 """Best-scored items among which the aggregation chooses, where categories count."""

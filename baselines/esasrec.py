@@ -26,9 +26,10 @@ from baselines.base import MAX_LENGTH
 from baselines.batches import Batch, uniform_negatives
 from baselines.layers import CausalAttention, initialise, last_slot, take
 from baselines.losses import LossSettings, NextItemLoss
+from baselines.networks import SequenceNetwork
 from baselines.sasrec import SASRecSettings
-from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from baselines.batches import Batch
 from baselines.layers import initialise, last_slot, take
 from baselines.losses import LossSettings, NextItemLoss
-from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.networks import SequenceNetwork
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ from baselines.batches import Batch, uniform_negatives
 from baselines.data import Validation
 from baselines.layers import initialise, last_slot, take
 from baselines.losses import LossSettings
+from baselines.networks import SequenceNetwork
 from baselines.sasrec import SASRecNetwork, SASRecSettings
-from baselines.sequential import Preset, SequenceNetwork, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

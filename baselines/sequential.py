@@ -1,37 +1,31 @@
 """SequentialRecommender: a network that turns a history into vectors gets fit, recommend, save and load.
 
-Serving is batch-invariant: a user's list does not depend on who shares the batch. Scores are computed in
-blocks of exactly 64 rows (filled up with empty ones), histories are padded to a width that depends on their
-own length alone, the number of threads is fixed, and ties go to the smaller item id.
+Serving is batch-invariant: a user's list does not depend on who shares the batch. Users are encoded and
+scored in blocks of exactly 64 (filled up with empty rows), histories are padded to a width that depends on
+their own length alone, and the number of threads is fixed.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.base import Ids, Interactions, Progress, State, recent, silent, without
-from baselines.batches import Batch, windows
+from baselines.batches import windows
+from baselines.catalogue import BLOCK, Catalogue, blocks
 from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, settings_of
 from baselines.cooccurrence import item_vectors
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
 from baselines.evaluate import validator
-from baselines.layers import last_slot
-from baselines.losses import NextItemLoss
-from baselines.toplist import padded_width, top_items
-from baselines.training import Epoch, Loss, TrainingRun, TrainingSettings, seeded, torch_threads, train
-
-BLOCK = 64
-"""Rows of a scoring block."""
-
-WIDTHS = (12, 50)
-"""Columns of a history in a block; a history takes the first width that holds it."""
+from baselines.networks import SequenceNetwork
+from baselines.settings import Preset, TrainingSettings
+from baselines.training import Epoch, Loss, TrainingRun, seeded, torch_threads, train
 
 HEADER = ("settings", "training", "n_users", "n_items", "data_hash", "extra")
 """What the header of a checkpoint must tell to load it."""
@@ -44,55 +38,6 @@ MAX_SINCE = 100
 """What a state can answer: lists of MAX_K items after MAX_SINCE items were shown."""
 
 
-class SequenceNetwork(nn.Module):
-    """What a subclass of SequentialRecommender builds.
-
-    `items` is the item embedding, (n_items + 1, d), row 0 padding; users are scored against it.
-    """
-
-    items: nn.Embedding
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The mean loss over the batch's targets."""
-        raise NotImplementedError
-
-    def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        """A user's vectors, (B, d) or (B, I, d), in eval mode. users (B,), -1 = unknown; items (B, L),
-        left-aligned, 0 after the end, L up to 50; a row may be empty."""
-        raise NotImplementedError
-
-    def table(self) -> Tensor:
-        return self.items.weight
-
-
-class PrefixNetwork(SequenceNetwork):
-    """A network that looks back over a whole prefix from its last slot: a subclass gives `prefixes`."""
-
-    next_item_loss: NextItemLoss
-
-    def prefixes(self, items: Tensor, ends: Tensor) -> Tensor:
-        """The vectors of the prefixes that end with slots `ends` (B, P): (B, P, d)."""
-        raise NotImplementedError
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        slot = torch.arange(batch.items.shape[1], device=batch.items.device)
-        h = self.prefixes(batch.items, slot.expand(batch.items.shape))  # (B, T, d)
-        real = batch.targets > 0
-        return self.next_item_loss(h[real], self.table(), batch.targets[real], generator)
-
-    def encode(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.prefixes(items, last_slot(items)[:, None])[:, 0]  # (B, d)
-
-
-class Preset(NamedTuple):
-    """Settings of a model under a name: "paper" is the published configuration and loss, "best" what did best
-    on validation. `source` says where the figures come from."""
-
-    settings: Any
-    training: TrainingSettings
-    source: str
-
-
 class SequentialRecommender:
     """A subclass names itself and its settings, and builds its network; the rest is here.
 
@@ -103,6 +48,7 @@ class SequentialRecommender:
     name: ClassVar[str]
     settings_type: ClassVar[type]
     presets: ClassVar[Mapping[str, Preset]] = {}
+    catalogue: Catalogue  # of the fitted network
 
     def __init__(self, settings: Any = None, training: TrainingSettings | None = None) -> None:
         self.settings = self.settings_type() if settings is None else settings
@@ -241,9 +187,9 @@ class SequentialRecommender:
         scores = np.full((n, depth), -np.inf, np.float32)
         exclude = np.where((exclude > 0) & (exclude <= self.n_items), exclude, 0)
         for rows, vectors in self.vectors(users, histories):
-            items[rows], scores[rows] = self.top_of(vectors, exclude[rows], depth)
+            items[rows], scores[rows] = self.catalogue.top_of(vectors, exclude[rows], depth)
         for rows in self.cold(histories):
-            items[rows], scores[rows] = self.popular(exclude[rows], depth)
+            items[rows], scores[rows] = self.catalogue.popular(exclude[rows], depth)
         return items, scores
 
     def cold(self, histories: Ids) -> Iterator[Ids]:
@@ -251,53 +197,27 @@ class SequentialRecommender:
         rows = np.flatnonzero(~np.any((histories > 0) & (histories <= self.n_items), axis=1))
         yield from (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
-    def popular(self, exclude: Ids, depth: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items, training interactions of each) for users without a history: what `top` says about them."""
-        counts = np.zeros((len(exclude), padded_width(self.n_items + 1)), np.float32)
-        counts[:, : self.n_items + 1] = self._item_counts
-        return top_items(self._masked(counts, exclude), depth)
-
+    @torch.no_grad()
     def vectors(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor]]:
         """Encode in blocks of 64: (rows, vectors (64, d) or (64, I, d)), the first len(rows) of them real.
         A row without a history yields a vector that means nothing."""
         network = self._fitted()
+        for rows, *inputs in self._blocks(users, histories):
+            with torch_threads(self.training.threads):
+                vectors = network.encode(*inputs)
+            yield rows, vectors
+
+    def _blocks(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor, Tensor]]:
+        """(rows, users (64,), histories (64, width)) as a network takes them; empty rows fill a block up."""
+        device = self._fitted().items.weight.device
+        users = np.where((users >= 0) & (users < self.n_users), users, -1)
         known = self._known(histories)
-        length = np.count_nonzero(known, axis=1)
-        for width, rows in blocks(length):
+        for width, rows in blocks(np.count_nonzero(known, axis=1)):
             user = np.full(BLOCK, -1, np.int64)
             user[: len(rows)] = users[rows]
             history = np.zeros((BLOCK, width), np.int64)
             history[: len(rows)] = known[rows, :width]
-            yield rows, self.encode_block(network, user, history)
-
-    @torch.no_grad()
-    def encode_block(self, network: SequenceNetwork, users: Ids, histories: Ids) -> Tensor:
-        """network.encode of one block of exactly 64 rows."""
-        device = network.items.weight.device
-        users = np.where((users >= 0) & (users < self.n_users), users, -1)
-        with torch_threads(self.training.threads):
-            return network.encode(torch.from_numpy(users).to(device), torch.from_numpy(histories).to(device))
-
-    @torch.no_grad()
-    def top_of(
-        self, vectors: Tensor, exclude: Ids, depth: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(items, scores) of the best items for a block of 64 vectors; the first len(exclude) rows count."""
-        by_interest = vectors[:, None] if vectors.dim() == 2 else vectors
-        best, other = self._buffers
-        with torch_threads(self.training.threads):
-            torch.mm(by_interest[:, 0], self._items_by_column, out=best)
-            for interest in range(1, by_interest.shape[1]):
-                torch.mm(by_interest[:, interest], self._items_by_column, out=other)
-                torch.maximum(best, other, out=best)
-        return top_items(self._masked(best[: len(exclude)].cpu().numpy(), exclude), depth)
-
-    def _masked(self, scores: NDArray[np.float32], exclude: Ids) -> NDArray[np.float32]:
-        """Write -inf over padding, what is past the catalogue, and excluded items."""
-        scores[:, self.n_items + 1 :] = -np.inf
-        scores[np.arange(len(exclude))[:, None], exclude] = -np.inf
-        scores[:, 0] = -np.inf
-        return scores
+            yield rows, torch.from_numpy(user).to(device), torch.from_numpy(history).to(device)
 
     def save(self, path: str | Path) -> None:
         header = {
@@ -362,13 +282,9 @@ class SequentialRecommender:
             ) from error
 
     def _ready(self, network: SequenceNetwork) -> None:
-        """Prepare serving: the item table by columns, and score buffers that every block reuses."""
+        """Prepare serving."""
         self.network = network.to(local_device(self.training.device)).eval()
-        table = network.table().detach()
-        width = padded_width(len(table))
-        self._items_by_column = table.new_zeros(table.shape[1], width)
-        self._items_by_column[:, : len(table)] = table.T
-        self._buffers = table.new_empty(BLOCK, width), table.new_empty(BLOCK, width)
+        self.catalogue = Catalogue(network.table().detach(), self._item_counts, self.training.threads)
 
     def _fitted(self) -> SequenceNetwork:
         if self.network is None:
@@ -400,11 +316,3 @@ def check_reach(items: NDArray[Any], k: int, since: Ids) -> None:
             f"{k} items after {shown} shown ones are out of reach; a state answers up to {MAX_K} items after "
             f"up to {MAX_SINCE}: call encode again with the shown items excluded"
         )
-
-
-def blocks(lengths: Ids) -> Iterator[tuple[int, Ids]]:
-    width_of = np.searchsorted(np.array(WIDTHS), lengths)
-    for number, width in enumerate(WIDTHS):
-        rows = np.flatnonzero(width_of == number)
-        for start in range(0, len(rows), BLOCK):
-            yield width, rows[start : start + BLOCK]

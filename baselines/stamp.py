@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from baselines.layers import initialise, sigmoid_attention
 from baselines.losses import LossSettings, NextItemLoss
-from baselines.sequential import PrefixNetwork, Preset, SequentialRecommender
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.networks import PrefixNetwork
+from baselines.sequential import SequentialRecommender
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from baselines.base import MAX_LENGTH
 from baselines.layers import initialise, last_slot, take
-from baselines.sequential import SequenceNetwork
+from baselines.networks import SequenceNetwork
 from recgpt.attention import flow_attention, slot_counts, softmax_attention
 
 REAL, GENERATED = 0, 1

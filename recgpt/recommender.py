@@ -16,14 +16,10 @@ from torch import Tensor
 from baselines.base import Ids, Interactions, Progress, State, silent
 from baselines.data import Validation, hold_out
 from baselines.distributed import rank
-from baselines.sequential import (
-    BLOCK,
-    SequenceNetwork,
-    SequentialRecommender,
-    blocks,
-    check_reach,
-)
-from baselines.training import Loss, TrainingSettings, seeded, torch_threads
+from baselines.networks import SequenceNetwork
+from baselines.sequential import SequentialRecommender, check_reach
+from baselines.settings import TrainingSettings
+from baselines.training import Loss, seeded, torch_threads
 from recgpt.model import Decoder, DecoderSettings, RecGPTConfig
 from recgpt.pretrain import pretraining_loss
 from recgpt.recall import CUTOFFS, Split, choose_splits, encode_twice, merge, split_for
@@ -128,10 +124,10 @@ class RecGPT(SequentialRecommender):
         exclude = np.where((exclude > 0) & (exclude <= self.n_items), exclude, 0)
         first, second = np.zeros((2, len(users), depth), np.int64)
         for rows, before, after in self._both_vectors(users, histories):
-            first[rows] = self.top_of(before, exclude[rows], depth)[0]
-            second[rows] = self.top_of(after, exclude[rows], depth)[0]
+            first[rows] = self.catalogue.top_of(before, exclude[rows], depth)[0]
+            second[rows] = self.catalogue.top_of(after, exclude[rows], depth)[0]
         for rows in self.cold(histories):
-            first[rows] = second[rows] = self.popular(exclude[rows], depth)[0]
+            first[rows] = second[rows] = self.catalogue.popular(exclude[rows], depth)[0]
         return first, second
 
     def retrieve(self, state: State, k: int, since: Ids) -> Ids:
@@ -202,24 +198,11 @@ class RecGPT(SequentialRecommender):
     @torch.no_grad()
     def _both_vectors(self, users: Ids, histories: Ids) -> Iterator[tuple[Ids, Tensor, Tensor]]:
         """As `vectors`, in the same blocks: (rows, vectors of step 1 (64, D), vectors of step 2 (64, D))."""
-        network = _decoder(self._fitted())
-        device = network.items.weight.device
-        known = self._known(histories)
-        for width, rows in blocks(np.count_nonzero(known, axis=1)):
-            user = np.full(BLOCK, -1, np.int64)
-            user[: len(rows)] = np.where(users[rows] < self.n_users, users[rows], -1)
-            history = np.zeros((BLOCK, width), np.int64)
-            history[: len(rows)] = known[rows, :width]
+        network, repeats = _decoder(self._fitted()), self.settings.prompt_repeats
+        for rows, *inputs in self._blocks(users, histories):
             with torch_threads(self.training.threads):
-                yield (
-                    rows,
-                    *encode_twice(
-                        network,
-                        torch.from_numpy(user).to(device),
-                        torch.from_numpy(history).to(device),
-                        repeats=self.settings.prompt_repeats,
-                    ),
-                )
+                both = encode_twice(network, *inputs, repeats=repeats)
+            yield (rows, *both)
 
 
 def _decoder(network: SequenceNetwork) -> Decoder:

@@ -8,8 +8,7 @@ be measured (`recgpt paper --parts ablation` measures those of `best`).
 from dataclasses import dataclass, replace
 
 from baselines.losses import LossSettings
-from baselines.sequential import Preset
-from baselines.training import BEST_TRAINING, TrainingSettings
+from baselines.settings import BEST_TRAINING, Preset, TrainingSettings
 from recgpt.model import DecoderSettings
 from recgpt.tune import PromptSettings
 

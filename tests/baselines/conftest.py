@@ -30,7 +30,7 @@ def small_model(name: str, *, seed: int = 0, epochs: int = 15) -> Any:
     if not hasattr(cls, "settings_type"):
         return cls()
     from baselines.losses import LossSettings
-    from baselines.training import TrainingSettings
+    from baselines.settings import TrainingSettings
 
     loss = LossSettings("sampled", 30)
     other = OTHER_SIZES.get(name, {})

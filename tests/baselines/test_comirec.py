@@ -9,7 +9,8 @@ import torch
 from baselines.batches import Batch
 from baselines.comirec import AttentiveNetwork, ComiRec, ComiRecSettings, RoutingNetwork, aggregate, squash
 from baselines.losses import LossSettings
-from baselines.training import TrainingSettings, seeded
+from baselines.settings import TrainingSettings
+from baselines.training import seeded
 
 SIZES = ComiRecSettings(dim=8, interests=3, dropout=0.0, loss=LossSettings("sampled", 20))
 

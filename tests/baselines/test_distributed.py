@@ -32,7 +32,8 @@ from baselines.distributed import (
 from baselines.evaluate import evaluate_split, validator
 from baselines.losses import FullSoftmax, LossSettings
 from baselines.sasrec import SASRec
-from baselines.training import TrainingSettings, seeded, train
+from baselines.settings import TrainingSettings
+from baselines.training import seeded, train
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = {

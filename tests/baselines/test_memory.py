@@ -32,7 +32,7 @@ def program(name: str) -> dict[str, float]:
     from baselines.data import leave_one_out
     from baselines.evaluate import evaluate_split, validator
     from baselines.sasrec import SASRec
-    from baselines.training import TrainingSettings
+    from baselines.settings import TrainingSettings
     from recgpt.recommender import RecGPT
     from recgpt.stages import measure
 

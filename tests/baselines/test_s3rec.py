@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from baselines.batches import Batch
 from baselines.losses import LossSettings
 from baselines.s3rec import S3Rec, S3RecNetwork, S3RecSettings, draw_segments, mask_some, segments
-from baselines.training import TrainingSettings, seeded
+from baselines.settings import TrainingSettings
+from baselines.training import seeded
 
 SIZES = S3RecSettings(dim=8, dropout=0.0, loss=LossSettings("bce", 1))
 TRAINING = TrainingSettings(epochs=2, lr=1e-2, batch_targets=256, threads=1, validation_users=20)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.training import TrainingSettings
+from baselines.settings import TrainingSettings
 from recgpt.model import DecoderSettings
 from recgpt.recall import Split, choose_splits, encode_twice, merge, split_for, split_ranks
 from recgpt.recommender import RecGPT

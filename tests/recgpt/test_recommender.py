@@ -6,7 +6,7 @@ import pytest
 from baselines.base import Interactions
 from baselines.data import leave_one_out
 from baselines.losses import LossSettings
-from baselines.training import TrainingSettings
+from baselines.settings import TrainingSettings
 from recgpt.recall import Split
 from recgpt.recommender import RecGPT
 from recgpt.settings import PRESETS, RecGPTSettings
