@@ -290,6 +290,39 @@ def plan(
 
 
 @main.command()
+@click.argument("place", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--workers", type=int, help="Processes that the users are divided among (default: the run's).")
+@click.option("--json", "as_json", is_flag=True, help="Print the truth as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@exits
+def truth(place: Path, workers: int | None, as_json: bool, quiet: bool) -> int:
+    """The true lifts of a finished run, beside what it estimated.
+
+    All users live the days of the experiment once under each arm, with the same luck (twins). Kept as
+    truth.json in the run's folder and written into its reports. Takes about as long as the experiment took
+    for each arm.
+
+    \b
+    Examples:
+      abtest truth runs/experiment-1
+      abtest truth runs/experiment-1 --workers 2 --json
+    """
+    from abtest.progress import Progress
+    from abtest.report.document import from_json
+    from abtest.report.terminal import print_sections
+    from abtest.report.truth import truth_section
+    from abtest.truth import find_truth, prepare
+
+    ready = checked(prepare, place, workers)
+    found = find_truth(ready, Progress(quiet=quiet))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_sections([truth_section(from_json((place / "report.json").read_text(encoding="utf-8")))])
+    return OK
+
+
+@main.command()
 @click.argument("place", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
 @exits

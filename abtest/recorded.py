@@ -3,6 +3,7 @@
 Needs the database alone, not the simulator: `abtest run` ends with it, `abtest analyze RUN` is it again.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -25,6 +26,9 @@ ACTIVITY = "n_play"
 """What users are called light, middle or heavy by: its total before the experiment."""
 ALL_TIME = range(-(2**62), 2**62)
 
+TRUTH = "truth.json"
+"""What `abtest truth` leaves in the folder of a run."""
+
 
 def analyse_place(
     place: Path, name: str | None = None, metrics: "Sequence[Metric] | None" = None
@@ -36,7 +40,20 @@ def analyse_place(
     if not database.exists():
         raise LookupError(f"no database at {database}; give a run folder or an events.duckdb file")
     with Warehouse.open(database, read_only=True) as warehouse:
-        return replace(analyse_warehouse(warehouse, name, metrics), versions=versions())
+        found = analyse_warehouse(warehouse, name, metrics)
+    truth = kept_truth(database.parent)
+    if truth is not None and truth["experiment"] != found.settings["name"]:
+        truth = None
+    return replace(found, truth=truth, versions=versions())
+
+
+def kept_truth(folder: Path) -> dict[str, Any] | None:
+    """What `abtest truth` found of the run in a folder; None where it was not asked."""
+    path = folder / TRUTH
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def analyse_warehouse(

@@ -1,4 +1,4 @@
-"""A run that was cut off goes on: with the settings, code, data and versions it began with, or not at all."""
+"""A run is opened again: with the settings, code, data and versions it began with, or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -29,10 +29,7 @@ def reopen(folder: Path, config: Path | None, flags: Mapping[str, Any]) -> Plan:
 
     Settings come from its manifest; those given here again must agree with it.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(f"no manifest.json in {folder}, so there is no run to resume; start one with --out")
-    written = _read(path)
+    path, written = _manifest(folder)
     if written.get("finished"):
         raise ValueError(f"the run in {folder} is finished; abtest analyze {folder} prints its report")
     settings = _settings(path, written)
@@ -44,15 +41,37 @@ def reopen(folder: Path, config: Path | None, flags: Mapping[str, Any]) -> Plan:
                 f"the run in {folder} began with {key.replace('_', '-')} {began!r}, not {value!r}; "
                 "resume it without other settings, or start a new run"
             )
+    plan = _unchanged(folder, written, settings, "resume it as it was")
+    forget_unfinished(folder)
+    return plan
+
+
+def finished(folder: Path) -> Plan:
+    """The plan of a run that is finished, to live its world again. ValueError where it is none or where what
+    its events depend on has changed."""
+    path, written = _manifest(folder)
+    if not written.get("finished"):
+        raise ValueError(f"the run in {folder} is not finished; go on with abtest run --resume {folder}")
+    return _unchanged(folder, written, _settings(path, written), "go back to what it was")
+
+
+def _manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"no manifest.json in {folder}, so it is no run; start one with abtest run --out")
+    return path, _read(path)
+
+
+def _unchanged(folder: Path, written: Mapping[str, Any], settings: RunSettings, advice: str) -> Plan:
+    """The plan that these settings make now. ValueError where code, data, versions or machine differ."""
     plan = prepare(settings)
     now = json.loads(json.dumps(manifest(plan)))
     for part in SAME:
         if now[part] != written.get(part):
             raise ValueError(
                 f"the {part} of the run in {folder} has changed since it began (from {written.get(part)} to "
-                f"{now[part]}); resume it as it was, or start a new run"
+                f"{now[part]}); {advice}, or start a new run"
             )
-    forget_unfinished(folder)
     return plan
 
 

@@ -71,23 +71,31 @@ class Serving:
         phase = int(self._plan.experiment.phase_at((day - self._first) * DAY_MS)[0])
         if phase != self._phase:
             self._phase, self._service = phase, None
-        if self._service is None or settings.explore:
+        if self._service is None or self.explores:
             self._service = self._new_service(day)
         return self._service
+
+    @property
+    def explores(self) -> bool:
+        """Whether some slots are for new videos, which are others every day."""
+        return self._plan.settings.explore > 0
+
+    def feeds_on(self, day: int) -> list[Any]:
+        """The arms as they are now, with the new videos of a day where some slots are for these."""
+        if not self.explores:
+            return self.feeds()
+        share = self._plan.settings.explore / 100
+        new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
+        known = [is_deterministic(arm.model) for arm in self._plan.experiment.arms]
+        return [
+            Exploring(feed, share, new, self._world.seed, is_deterministic=certain)
+            for feed, certain in zip(self.feeds(), known, strict=True)
+        ]
 
     def _new_service(self, day: int) -> "Service":
         from simulator.shards import Service
 
-        share = self._plan.settings.explore / 100
-        feeds: list[Any] = self.feeds()
-        if share:
-            new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
-            known = [is_deterministic(arm.model) for arm in self._plan.experiment.arms]
-            feeds = [
-                Exploring(feed, share, new, self._world.seed, is_deterministic=certain)
-                for feed, certain in zip(feeds, known, strict=True)
-            ]
-        experiment = self._plan.experiment
+        feeds, experiment = self.feeds_on(day), self._plan.experiment
         names = [arm.name for arm in experiment.arms]
         return Service(
             self._world,

@@ -29,7 +29,11 @@ def from_json(text: str) -> dict[str, Any]:
 
 def write_reports(analysis: "Analysis", folder: Path) -> None:
     """Write report.json and report.md; each replaces an older one as a whole."""
-    document = analysis.document()
+    write_document(analysis.document(), folder)
+
+
+def write_document(document: Mapping[str, Any], folder: Path) -> None:
+    """Write the reports that a document makes."""
     for name, text in (("report.json", to_json(document)), ("report.md", to_markdown(document))):
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from abtest.report.numbers import (
     percent,
 )
 from abtest.report.section import Document, Effects, Section
+from abtest.report.truth import truth_section
 from abtest.report.views import novelty_sections, segment_sections
 from abtest.sources import NONE
 
@@ -85,7 +86,7 @@ def sections(document: Document) -> list[Section]:
         found += novelty_sections(document, treatment, versus)
         found += segment_sections(document, treatment, versus)
         found += [view(document, treatment, versus) for view in MORE_VIEWS]
-    found += [_overlap(document), _truth(document)]
+    found += [_overlap(document), truth_section(document)]
     return [section for section in found if section.rows or not section.headers]
 
 
@@ -290,11 +291,6 @@ def _overlap(document: Document) -> Section:
     rows = [(" and ".join(pair["arms"]), percent(pair["share"], sign=False)) for pair in overlap["pairs"]]
     note = f"Of {overlap['candidates']} candidates an arm, for {count(overlap['users'])} users at the start."
     return Section("Candidate overlap", ("arms", "candidates in common"), rows, (note,))
-
-
-def _truth(document: Document) -> Section:
-    note = "The true lifts are not known here: absent." if document["truth"] is None else "See report.json."
-    return Section("Truth", notes=(note,))
 
 
 def _means(document: Document, effect: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,62 @@
+"""The truth of a simulated world beside what the experiment estimated."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from abtest.report.numbers import MISSING, confidence, count, lift_cell, percent
+from abtest.report.section import Document, Section
+
+UNKNOWN = "Not known here; of a simulated run `abtest truth RUN` finds the true lifts."
+NOTE = (
+    "Truth: {users} users lived days 1-{days} once under each arm with the same luck and the models of day 1;"
+    " intervals are of {level}. Estimate: the experiment's, from different users, at the level that decides."
+    " Inside: whether its interval holds the true lift. Less variance: how many times smaller the variance is"
+    " for users compared with themselves. A lift whose interval holds 0 is not resolved."
+)
+
+
+def truth_section(document: Document) -> Section:
+    """The true lifts of the whole experiment, metric by metric."""
+    truth = document["truth"]
+    if truth is None:
+        return Section("Truth", notes=(UNKNOWN,))
+    days = document["experiment"]["days"]
+    last = [effect for effect in truth["effects"] if effect["window"]["to"] == days]
+    treatments = {effect["treatment"] for effect in last}
+    rows = [_row(effect, _estimate(document, effect), several=len(treatments) > 1) for effect in last]
+    notes = [NOTE.format(users=count(truth["users"]), days=days, level=confidence(truth["level"]))]
+    for pair in truth["feeds"]:
+        arms, share = " and ".join(pair["arms"]), percent(pair["share"], sign=False)
+        notes.append(f"Of the videos that users met under {arms}, {share} were the same.")
+    reasons: dict[str, list[str]] = {}
+    for effect in last:
+        if effect["reason"]:
+            reasons.setdefault(effect["reason"], []).append(effect["metric"])
+    notes += [f"Not computable for {', '.join(names)}: {reason}." for reason, names in reasons.items()]
+    headers = ("metric", "true lift (interval)", "estimate (interval)", "inside", "less variance")
+    return Section("Truth", headers, rows, tuple(notes))
+
+
+def _row(truth: Mapping[str, Any], estimate: Mapping[str, Any] | None, *, several: bool) -> tuple[str, ...]:
+    metric = f"{truth['metric']}, {truth['treatment']}" if several else truth["metric"]
+    lift = lift_cell(truth["lift"], truth["lift_ci"])
+    if truth["lift_ci"] and not truth["resolved"]:
+        lift += ", not resolved"
+    less = MISSING if truth["less_variance"] is None else f"{truth['less_variance']:.1f} times"
+    if estimate is None:
+        return metric, lift, MISSING, MISSING, less
+    return metric, lift, lift_cell(estimate["lift"], estimate["lift_ci"]), _inside(truth, estimate), less
+
+
+def _inside(truth: Mapping[str, Any], estimate: Mapping[str, Any]) -> str:
+    if truth["lift"] is None or not estimate["lift_ci"]:
+        return MISSING
+    low, high = estimate["lift_ci"]
+    return "yes" if low <= truth["lift"] <= high else "no"
+
+
+def _estimate(document: Document, truth: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The experiment's effect of the same metric, treatment and days."""
+    same = ("metric", "treatment", "window")
+    found = [e for e in document["effects"] if all(e[key] == truth[key] for key in same)]
+    return found[0] if found else None
