@@ -292,10 +292,11 @@ def plan(
 @main.command()
 @click.argument("place", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--workers", type=int, help="Processes that the users are divided among (default: the run's).")
+@click.option("--keep", is_flag=True, help="Keep the events of each life: lives/arm-1.duckdb, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print the truth as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @exits
-def truth(place: Path, workers: int | None, as_json: bool, quiet: bool) -> int:
+def truth(place: Path, workers: int | None, keep: bool, as_json: bool, quiet: bool) -> int:
     """The true lifts of a finished run, beside what it estimated.
 
     All users live the days of the experiment once under each arm, with the same luck (twins). Kept as
@@ -313,7 +314,7 @@ def truth(place: Path, workers: int | None, as_json: bool, quiet: bool) -> int:
     from abtest.report.truth import truth_section
     from abtest.truth import find_truth, prepare
 
-    ready = checked(prepare, place, workers)
+    ready = checked(prepare, place, workers, keep=keep)
     found = find_truth(ready, Progress(quiet=quiet))
     if as_json:
         click.echo(json.dumps(found, indent=2, allow_nan=False))

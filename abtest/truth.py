@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 ALPHA = 0.01
 """Intervals of the truth hold at 99 %."""
 
-LIVES = "lives-"
-"""How folders begin in which lives are lived, until they have been compared."""
+LIVES, KEPT = "lives-", "lives"
+"""How folders begin in which lives are lived until they have been compared, and the one where they stay."""
 
 NO_TWINS = "caps and quantiles are of all users of an arm together, which twins do not compare"
 
@@ -50,22 +50,32 @@ class Asked(NamedTuple):
     """A finished run whose truth is wanted; `known` is what was found before."""
 
     folder: Path
-    workers: int
-    plan: Plan | None
-    known: dict[str, Any] | None
+    workers: int = 1
+    keep: bool = False
+    plan: Plan | None = None
+    known: dict[str, Any] | None = None
 
 
-def prepare(folder: Path, workers: int | None = None) -> Asked:
+def prepare(folder: Path, workers: int | None = None, *, keep: bool = False) -> Asked:
     """Check what a user can get wrong. ValueError where there is no finished run, or where its code, data or
-    versions have changed."""
+    versions have changed.
+
+    With `keep` the events of each life stay in the run's folder: lives/arm-1.duckdb and so on, as arms are
+    ordered.
+    """
     known = kept_truth(folder)
+    if known is not None and keep and not (folder / KEPT).is_dir():
+        raise ValueError(
+            f"the truth of {folder} is known and its lives were not kept; remove {folder / TRUTH} to live"
+            " them again"
+        )
     if known is not None:
-        return Asked(folder, 1, None, known)
+        return Asked(folder, known=known)
     plan = finished(folder)
     n = plan.settings.workers if workers is None else workers
     if not 1 <= n <= plan.settings.users:
         raise ValueError(f"workers is {n}; 1 to {plan.settings.users}, the users of the run, are allowed")
-    return Asked(folder, n, plan, None)
+    return Asked(folder, n, keep, plan)
 
 
 def find_truth(asked: Asked, progress: Progress) -> dict[str, Any]:
@@ -73,14 +83,17 @@ def find_truth(asked: Asked, progress: Progress) -> dict[str, Any]:
 
     What was found before is returned as it is. What was cut off goes on from its latest midnight.
     """
-    folder, workers, plan, known = asked
+    folder, workers, keep, plan, known = asked
     if known is not None:
         return known
     assert plan is not None, "prepare gives a plan where nothing is known"
     home = _made(folder / f"{LIVES}{workers}")  # midnights are kept by shard
     found = _live_and_compare(plan, folder, home, progress, workers)
-    write_json(folder / TRUTH, found)
+    if keep:
+        for i in range(len(plan.experiment.arms)):
+            (home / f"life-{i}" / "events.duckdb").replace(_made(folder / KEPT) / f"arm-{i + 1}.duckdb")
     _into_reports(folder, found)
+    write_json(folder / TRUTH, found)
     for place in folder.glob(f"{LIVES}*"):
         shutil.rmtree(place)
     return found
@@ -236,10 +249,14 @@ def _compared(metric: Metric, control: Mapping[str, Any], treatment: Mapping[str
 
 def _values(found: Paired) -> dict[str, Any]:
     """`resolved`: whether the sign of the lift is beyond chance. Equal lives are: they differ by nothing."""
+    intervals = {"difference_ci": found.difference_ci, "lift_ci": found.lift_ci}
     return {
         "control_mean": found.control,
         "treatment_mean": found.treatment,
-        **{name: getattr(found, name) for name in ("difference", "difference_ci", "lift", "lift_ci", "p")},
+        "difference": found.difference,
+        "lift": found.lift,
+        **{name: None if ends is None else list(ends) for name, ends in intervals.items()},
+        "p": found.p,
         "less_variance": found.less_variance,
         "resolved": found.p is not None and found.p < ALPHA,
         "reason": found.reason,
