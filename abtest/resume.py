@@ -29,7 +29,7 @@ def reopen(folder: Path, config: Path | None, flags: Mapping[str, Any]) -> Plan:
 
     Settings come from its manifest; those given here again must agree with it.
     """
-    path, written = _manifest(folder)
+    path, written = _manifest(folder, "to resume")
     if written.get("finished"):
         raise ValueError(f"the run in {folder} is finished; abtest analyze {folder} prints its report")
     settings = _settings(path, written)
@@ -49,16 +49,16 @@ def reopen(folder: Path, config: Path | None, flags: Mapping[str, Any]) -> Plan:
 def finished(folder: Path) -> Plan:
     """The plan of a run that is finished, to live its world again. ValueError where it is none or where what
     its events depend on has changed."""
-    path, written = _manifest(folder)
+    path, written = _manifest(folder, "to live again")
     if not written.get("finished"):
         raise ValueError(f"the run in {folder} is not finished; go on with abtest run --resume {folder}")
     return _unchanged(folder, written, _settings(path, written), "go back to what it was")
 
 
-def _manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
+def _manifest(folder: Path, purpose: str) -> tuple[Path, dict[str, Any]]:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"no manifest.json in {folder}, so it is no run; start one with abtest run --out")
+        raise ValueError(f"no manifest.json in {folder}, so there is no run {purpose}; start one with --out")
     return path, _read(path)
 
 

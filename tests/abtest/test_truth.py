@@ -159,7 +159,7 @@ def test_what_has_no_truth_is_one_sentence(
         assert len(result.output.strip().splitlines()) == 1
         assert all(word in result.output for word in words)
 
-    refused("is no run", place=tmp_path)
+    refused("no run to live again", place=tmp_path)
     refused("workers is 0; 1 to 600", flags=("--workers", "0"))
     known = tmp_path / "known"
     shutil.copytree(lived, known, ignore=shutil.ignore_patterns("lives"))
