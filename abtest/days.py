@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abtest.executor import POOL
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MIDNIGHTS, PARTITIONS = "midnights", "partitions"
 PARTIAL = ".partial"
+EXPECTED_FILE = "expected.npy"
 
 
 class Midnight(NamedTuple):
@@ -36,6 +38,11 @@ class Midnight(NamedTuple):
 
     def snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("shard-*.safetensors"))
+
+    def expected(self) -> NDArray[np.int64]:
+        """(days, n_users, behavior.EXPECTED) of the days of the phase so far, where its service expects."""
+        found: NDArray[np.int64] = np.load(self.folder / EXPECTED_FILE)
+        return found
 
     def state(self, world: "World") -> "State":
         """What all users are like then."""
@@ -100,14 +107,17 @@ class Days:
         self, phase: str, day: int, service: "Service", start: Midnight | None, *, fresh: bool, days: range
     ) -> Midnight:
         """From one midnight to the next; `fresh` on the first day of a phase."""
+        from simulator.behavior import EXPECTED
         from simulator.shards import Partitions
 
         name = f"{phase}-{day:05d}"
         home = self._emptied(Path(MIDNIGHTS) / f"{name}{PARTIAL}")
         partitions = self._emptied(Path(PARTITIONS))
         plays = np.zeros((0, service.world.n_items + 1), np.int64)
+        expected = np.zeros((0, service.world.n_users, len(EXPECTED)), np.int64)
         if start is not None and not fresh:
             plays = np.load(start.folder / "plays.npy")
+            expected = start.expected() if service.expects else expected
 
         def report(fraction: float, impressions: int) -> None:
             self._progress((day - days.start + fraction) / len(days), impressions)
@@ -123,6 +133,9 @@ class Days:
             self._load(partitions, name)
         today = np.sum([shard.plays for shard in done], axis=0)
         np.save(home / "plays.npy", np.vstack([plays, today[None]]))
+        if service.expects:
+            of_all = np.concatenate([shard.expected for shard in done])
+            np.save(home / EXPECTED_FILE, np.concatenate([expected, of_all[None]]))
         return self._keep(home, None if fresh else start, Midnight(phase, day + 1, home))
 
     def _emptied(self, place: Path) -> Path:

@@ -29,6 +29,7 @@ from abtest.run import fit_arms, warm_up
 from abtest.settings import Plan
 from abtest.stats.paired import Life, Paired, compare_lives
 from abtest.world import build_world
+from simulator.behavior import EXPECTED
 from warehouse.events import DAY_MS, Kind
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ ALPHA = 0.01
 
 LIVES, KEPT = "lives-", "lives"
 """How folders begin in which lives are lived until they have been compared, and the one where they stay."""
+
+BY_CHANCE = tuple(f"n_{action}" for action in EXPECTED)
+"""Columns of users' totals that are taken from chances."""
 
 NO_TWINS = "caps and quantiles are of all users of an arm together, which twins do not compare"
 
@@ -139,8 +143,8 @@ def _live_and_compare(
                     Warehouse.open(place / "events.duckdb", threads=settings.threads)
                 )
                 days = Days(place, warehouse, executor, workers, progress.simulated)
-                live(days, service_under(serving, world, experiment, i), experiment, start)
-                lives.append(Lived(warehouse, experiment, world, start.day * DAY_MS))
+                end = live(days, service_under(serving, world, experiment, i), experiment, start)
+                lives.append(Lived(warehouse, experiment, end, world.n_items))
         with progress.stage("comparison"):
             return document(experiment, recorded_metrics(recorded.experiment(experiment.name)), lives)
 
@@ -164,22 +168,28 @@ def service_under(
     def service(day: int) -> Service:
         if not kept or serving.explores:
             feed = serving.feeds_on(day)[arm]
-            kept[:] = [Service(world, [feed], everyone, experiment.name, [experiment.arms[arm].name])]
+            names = [experiment.arms[arm].name]
+            kept[:] = [Service(world, [feed], everyone, experiment.name, names, expects=True)]
         return kept[0]
 
     return service
 
 
 class Lived:
-    """What users did in the life under one arm; rows are the users who can be in the experiment."""
+    """What users did in the life under one arm; rows are the users who can be in the experiment.
 
-    def __init__(self, warehouse: "Warehouse", experiment: Experiment, world: "World", start_ts: int) -> None:
-        settings = {"start_ts": start_ts, "days": experiment.days}
-        warehouse.register(experiment.name, settings)
-        self._warehouse, self._name, self._n_items = warehouse, experiment.name, world.n_items
+    Of what changes nothing in a life (`simulator.behavior.EXPECTED`), the chances of the life count in the
+    place of the events: their mean is the same, without the luck of rare events.
+    """
+
+    def __init__(self, warehouse: "Warehouse", experiment: Experiment, end: Midnight, n_items: int) -> None:
+        self._expected = end.expected() / 1e9  # (days, users, columns)
+        self._n_users = self._expected.shape[1]
+        self._warehouse, self._name, self._n_items = warehouse, experiment.name, n_items
+        start_ts = (end.day - experiment.days) * DAY_MS
+        warehouse.register(experiment.name, {"start_ts": start_ts, "days": experiment.days})
         last_phase = len(experiment.phases) - 1
-        self.users = np.flatnonzero(experiment.assign(np.arange(world.n_users), last_phase) != OUTSIDE)
-        self._n_users, self._start_ts = world.n_users, start_ts
+        self.users = np.flatnonzero(experiment.assign(np.arange(self._n_users), last_phase) != OUTSIDE)
 
     def amounts(self, last_day: int, columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """(n,) each user's total of each column in days 1 to `last_day`, and under "" whether they came."""
@@ -190,6 +200,9 @@ class Lived:
             of_all = np.zeros(self._n_users)
             of_all[who] = table[name].to_numpy() if name else 1.0
             found[name] = of_all[self.users]
+        for i, column in enumerate(BY_CHANCE):
+            if column in found:
+                found[column] = self._expected[:last_day, self.users, i].sum(0)
         return found
 
     @cached_property
@@ -217,7 +230,10 @@ def document(experiment: Experiment, metrics: Sequence[Metric], lives: Sequence[
                 found = _compared(metric, amounts[control], amounts[i])
                 window = {"from": 1, "to": last_day}
                 pair = {"control": names[control], "treatment": name}
-                effects.append({"metric": metric.name, **pair, "window": window, **_values(found)})
+                source = "chances" if {*BY_CHANCE} & {*metric.columns} else "events"
+                effects.append(
+                    {"metric": metric.name, **pair, "window": window, "from": source, **_values(found)}
+                )
     overlaps = [
         {"arms": [names[control], name], "share": overlap(lives[control].shown, lives[i].shown)}
         for i, name in enumerate(names)

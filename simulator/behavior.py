@@ -29,6 +29,7 @@ __all__ = [
     "affinity",
     "arrivals",
     "begin_session",
+    "expected",
     "gaps",
     "goes_on",
     "overnight",
@@ -44,6 +45,9 @@ Float32s = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 LIKE, PANEL, COMMENT, SHARE, PROFILE, FOLLOW_IN, FOLLOW_OUT, HATE = range(len(ACTIONS))
 _RESPONSE = np.array([Purpose.WATCH, Purpose.ACTION])[:, None, None]
+EXPECTED = ("comment", "share")
+"""Actions that change nothing in their users: their chances along a life have the mean of their counts."""
+
 _LOG_30 = float(np.log(30.0))
 _BLOCK = 128  # rows whose rings are compared at once
 
@@ -112,6 +116,14 @@ def respond_with_chances(world: "World", state: "State", users: Ids, items: Ids)
     if not real.all():
         response = Response._make(field * real for field in response)
     return response, Chances(a, logits, condition)
+
+
+def expected(chances: Chances, items: Ids) -> Ids:
+    """(n, k, EXPECTED) how likely each was behind a response, in parts per billion: whole numbers, so that
+    sums do not depend on their order."""
+    panel, comment, share = _sigmoid(chances.logits[[PANEL, COMMENT, SHARE]].astype(np.float64))
+    likely = np.stack([panel * comment, share], axis=-1) * (items > 0)[:, :, None]
+    return np.rint(1e9 * likely).astype(np.int64)
 
 
 def exposures(state: "State", users: Ids, items: Ids) -> Ids:

@@ -42,7 +42,9 @@ class Platform:
     as an exposure; an arm without a name (None) serves users who are not in the experiment. `users`: whose
     lives are lived here (all); the rows of others are left alone.
     `progress(fraction of the run, impressions so far)` is called after each round of answers,
-    `at_day_end(day, state)` after each midnight's work. `plays` has the plays of each video on the last day.
+    `at_day_end(day, state)` after each midnight's work. `plays` has the plays of each video on the last day,
+    `expected` (n_users, behavior.EXPECTED), where the platform `expects`, how many comments and shares each
+    user was to make on it, in parts per billion.
 
     Running 2 days and then 3 is the same as running 5. A new Platform that goes on with the state of another
     starts with an empty app: the sessions that were open at that midnight have been cut off.
@@ -64,6 +66,7 @@ class Platform:
         experiment: str | None = None,
         arm_names: Sequence[str | None] = (),
         at_day_end: Callable[[int, State], None] | None = None,
+        expects: bool = False,
     ) -> None:
         self.world = world
         self.feeds = list(feeds)
@@ -80,6 +83,11 @@ class Platform:
         self._exposes = np.array([name is not None for name in arm_names] or [True] * len(self.feeds))
         self.plays = np.zeros(world.n_items + 1, np.int64)
         self._plays_today = np.zeros_like(self.plays)
+        self.expects = expects
+        self.expected, self.expected_now, self.expected_later = (
+            np.zeros((world.n_users, len(behavior.EXPECTED) if expects else 0), np.int64) for _ in range(3)
+        )
+        self._midnight = (start_day + 1) * DAY_MS
         self._arriving = Arrivals(*(np.zeros(0, np.int64) for _ in Arrivals._fields))
         self._progress = progress
         self._done = 0.0
@@ -121,7 +129,8 @@ class Platform:
         first = self.day
         for day in range(first, first + days):
             self._arriving = behavior.arrivals(self.world, self.state, day, self.users)
-            yield env.process(self._clock(env, (day + 1) * DAY_MS))
+            self._midnight = (day + 1) * DAY_MS
+            yield env.process(self._clock(env, self._midnight))
             self._close(day)
             self._done = (day + 1 - first) / days
             self._report()
@@ -136,6 +145,8 @@ class Platform:
         """Midnight: the barrier at which anything that users share may change."""
         behavior.overnight(self.world, self.state, day, self.users)
         self.plays, self._plays_today = self._plays_today, np.zeros_like(self._plays_today)
+        self.expected, self.expected_now = self.expected_now, self.expected_later
+        self.expected_later = np.zeros_like(self.expected)
         for feed in self.feeds:
             if isinstance(feed, InsideFeed):
                 feed.learn(self.plays)
@@ -219,12 +230,14 @@ class Platform:
         at, session, request = sessions.busy_until[users], sessions.session[users], sessions.request[users]
         self._expose(users, at)
         items, ppb = self._serve(users, session, request, at)
-        response = behavior.respond(self.world, self.state, users, items)
+        response, chances = behavior.respond_with_chances(self.world, self.state, users, items)
         behavior.absorb(self.world, self.state, users, items, response)
         luck = sessions.luck(users)
         sessions.show(users, items)
         view_end, feed_end = view_times(at, items, response)
         self._note(users, session, request, items, ppb, response, view_end)
+        if self.expects:
+            self._expect(users, behavior.expected(chances, items), view_end)
         elapsed = feed_end - sessions.start_ts[users]
         stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & items.any(1)
         sessions.busy_until[users] = feed_end + luck.gap_ms
@@ -285,6 +298,12 @@ class Platform:
         )
         self.impressions += int(np.count_nonzero(shown))
         np.add.at(self._plays_today, items[r.play], 1)
+
+    def _expect(self, users: Ids, likely: Ids, view_end: Ids) -> None:
+        """Add up what was to be expected on the day on which each view ends. Users are unique."""
+        now = (view_end < self._midnight)[:, :, None]
+        self.expected_now[users] += (likely * now).sum(1)
+        self.expected_later[users] += (likely * ~now).sum(1)
 
     def _end(self, users: Ids, at: Ids) -> None:
         """They leave the app."""

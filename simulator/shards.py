@@ -25,13 +25,15 @@ from simulator.world import World
 @dataclass(frozen=True)
 class Service:
     """What all shards of a day have in common. `arms`: which of the feeds serves each user; an arm without a
-    name (None) is of users who are not in the experiment. Whoever was exposed before stays in their arm."""
+    name (None) is of users who are not in the experiment. Whoever was exposed before stays in their arm.
+    `expects`: whether to tell what users were to be expected to do, beside what they did."""
 
     world: World
     feeds: Sequence[Feed]
     arms: NDArray[np.integer]
     experiment: str | None = None
     arm_names: Sequence[str | None] = ()
+    expects: bool = False
 
 
 class ShardDay(NamedTuple):
@@ -50,6 +52,7 @@ class DayDone(NamedTuple):
 
     plays: Ids  # (n_items + 1,) of each video
     impressions: int  # since the phase began
+    expected: Ids  # (users of the shard, behavior.EXPECTED) in parts per billion; no columns if not asked
 
 
 def shards(n_users: int, n: int) -> list[range]:
@@ -88,6 +91,7 @@ def live_day(
         experiment=service.experiment,
         arm_names=service.arm_names,
         progress=progress,
+        expects=service.expects,
     )
     if task.start is not None and not task.fresh:
         snapshot.restore(platform, task.start)
@@ -98,7 +102,8 @@ def live_day(
                 feed.learn(night)
     platform.run(1)
     snapshot.save(platform, task.end)
-    return DayDone(platform.plays, platform.impressions)
+    expected = platform.expected[task.users.start : task.users.stop]
+    return DayDone(platform.plays, platform.impressions, expected)
 
 
 def _state(world: World, task: ShardDay) -> State:

@@ -36,6 +36,7 @@ def save(platform: Platform, path: Path) -> None:
     inside = rows.start + np.flatnonzero(sessions.session[rows] >= 0)
     arrays |= {"inside": inside, "since": sessions.since[inside]}
     arrays |= {"arm": platform.arm[rows], "exposed": platform.exposed[rows]}
+    arrays |= {"expected": platform.expected_now[rows]}
     for arm, memory in enumerate(platform.memories):
         users = memory.users()
         arrays[f"memory.{arm}"] = users
@@ -70,6 +71,7 @@ def restore(platform: Platform, path: Path) -> None:
     sessions.since[arrays["inside"]] = arrays["since"]
     sessions.foresee(platform.world, arrays["inside"])
     platform.arm[rows], platform.exposed[rows] = arrays["arm"], arrays["exposed"]
+    platform.expected_now[rows] = arrays["expected"]
     for arm, memory in enumerate(platform.memories):
         users = arrays[f"memory.{arm}"]
         if len(users):

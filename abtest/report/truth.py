@@ -28,6 +28,9 @@ def truth_section(document: Document) -> Section:
     for pair in truth["feeds"]:
         arms, share = " and ".join(pair["arms"]), percent(pair["share"], sign=False)
         notes.append(f"Of the videos that users met under {arms}, {share} were the same.")
+    by_chance = list(dict.fromkeys(effect["metric"] for effect in last if effect["from"] == "chances"))
+    if by_chance:
+        notes.append(f"True lifts of {', '.join(by_chance)} are of their chances in each life, not of draws.")
     reasons: dict[str, list[str]] = {}
     for effect in last:
         if effect["reason"]:

@@ -54,7 +54,7 @@ def test_users_live_in_the_run_as_in_the_life_under_their_arm(lived: Path) -> No
             assert (n > 1000, missing, more) == (True, 0, 0)
 
 
-@pytest.mark.parametrize(("metric", "kind"), [("plays", 2), ("comments", 5), ("impressions", 1)])
+@pytest.mark.parametrize(("metric", "kind"), [("plays", 2), ("likes", 4), ("impressions", 1)])
 @pytest.mark.parametrize("last_day", [1, 2])
 def test_values_are_those_of_plain_sql_over_the_lives(
     lived: Path, metric: str, kind: int, last_day: int
@@ -68,6 +68,21 @@ def test_values_are_those_of_plain_sql_over_the_lives(
                 f" / (SELECT count(*) FROM exposures WHERE first_ts < {end})"
             ).fetchone() or (None,)
         assert mean == pytest.approx(expected, rel=1e-12)
+
+
+def test_comments_and_shares_are_counted_by_their_chances(lived: Path) -> None:
+    """Within four standard errors of the events, and not the events themselves."""
+    for metric, kind in (("comments", 5), ("shares", 6)):
+        found = effect(truth_of(lived), metric)
+        assert found["from"] == "chances"
+        for i, mean in enumerate((found["control_mean"], found["treatment_mean"])):
+            with duckdb.connect(f"{lived}/lives/arm-{i + 1}.duckdb", read_only=True) as db:
+                n, users = db.execute(
+                    f"SELECT (SELECT count(*) FROM events WHERE kind = {kind}),"
+                    " (SELECT count(*) FROM exposures)"
+                ).fetchone() or (0, 1)
+            assert 0 < abs(mean - n / users) < 4 * (mean / users) ** 0.5
+    assert effect(truth_of(lived), "plays")["from"] == "events"
 
 
 def test_twins_see_smaller_effects_than_a_split(lived: Path) -> None:
