@@ -27,6 +27,7 @@ from abtest.recorded import TRUTH, kept_truth, recorded_metrics
 from abtest.resume import finished
 from abtest.run import fit_arms, warm_up
 from abtest.settings import Plan
+from abtest.stats.certificate import REPLICATES, certify
 from abtest.stats.paired import Life, Paired, compare_lives
 from abtest.world import build_world
 from simulator.behavior import EXPECTED
@@ -46,6 +47,9 @@ LIVES, KEPT = "lives-", "lives"
 
 BY_CHANCE = tuple(f"n_{action}" for action in EXPECTED)
 """Columns of users' totals that are taken from chances."""
+
+Amounts = Mapping[str, NDArray[np.float64]]
+"""(n,) of each user, by column of the totals; under "" whether they came."""
 
 NO_TWINS = "caps and quantiles are of all users of an arm together, which twins do not compare"
 
@@ -191,7 +195,7 @@ class Lived:
         last_phase = len(experiment.phases) - 1
         self.users = np.flatnonzero(experiment.assign(np.arange(self._n_users), last_phase) != OUTSIDE)
 
-    def amounts(self, last_day: int, columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def amounts(self, last_day: int, columns: Sequence[str]) -> Amounts:
         """(n,) each user's total of each column in days 1 to `last_day`, and under "" whether they came."""
         table = self._warehouse.totals(self._name, (1, last_day))
         who = table["user"].to_numpy()
@@ -219,33 +223,51 @@ def document(experiment: Experiment, metrics: Sequence[Metric], lives: Sequence[
     """All treatments against the control, in days 1 to d for each d: values ready for JSON."""
     names = [arm.name for arm in experiment.arms]
     control = names.index(experiment.control)
+    treatments = [i for i in range(len(names)) if i != control]
     columns = sorted({column for metric in metrics for column in metric.columns})
     effects = []
     for last_day in range(1, experiment.days + 1):
         amounts = [lived.amounts(last_day, columns) for lived in lives]
-        for i, name in enumerate(names):
-            if i == control:
-                continue
-            for metric in metrics:
-                found = _compared(metric, amounts[control], amounts[i])
-                window = {"from": 1, "to": last_day}
-                pair = {"control": names[control], "treatment": name}
-                source = "chances" if {*BY_CHANCE} & {*metric.columns} else "events"
-                effects.append(
-                    {"metric": metric.name, **pair, "window": window, "from": source, **_values(found)}
-                )
+        for i in treatments:
+            head = {"control": names[control], "treatment": names[i], "window": {"from": 1, "to": last_day}}
+            found = [_compared(metric, amounts[control], amounts[i]) for metric in metrics]
+            effects += [
+                {"metric": metric.name, **head, "from": _source(metric), **_values(one)}
+                for metric, one in zip(metrics, found, strict=True)
+            ]
+    last = amounts  # of all days
     overlaps = [
-        {"arms": [names[control], name], "share": overlap(lives[control].shown, lives[i].shown)}
-        for i, name in enumerate(names)
-        if i != control
+        {"arms": [names[control], names[i]], "share": overlap(lives[control].shown, lives[i].shown)}
+        for i in treatments
     ]
     return {
         "experiment": experiment.name,
         "users": len(lives[0].users),
         "level": 1 - ALPHA,
         "effects": effects,
+        "splits": [found for i in treatments for found in _splits(metrics, last[control], last[i], names[i])],
         "feeds": overlaps,
     }
+
+
+def _splits(
+    metrics: Sequence[Metric], control: Amounts, treatment: Amounts, name: str
+) -> list[dict[str, Any]]:
+    """What splits of the users would have found in all days (`stats.certificate`), metric by metric."""
+    pairs = [
+        (metric.name, _life(metric, control), _life(metric, treatment), _compared(metric, control, treatment))
+        for metric in metrics
+    ]
+    known = [pair for pair in pairs if pair[3].lift is not None]
+    if not known:
+        return []
+    certificates = certify(
+        [pair[1] for pair in known], [pair[2] for pair in known], [pair[3].lift or 0.0 for pair in known]
+    )
+    return [
+        {"metric": pair[0], "treatment": name, "splits": REPLICATES, **found._asdict()}
+        for pair, found in zip(known, certificates, strict=True)
+    ]
 
 
 def overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
@@ -254,13 +276,18 @@ def overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None
     return 2 * both / (len(first) + len(second)) if len(first) + len(second) else None
 
 
-def _compared(metric: Metric, control: Mapping[str, Any], treatment: Mapping[str, Any]) -> Paired:
+def _compared(metric: Metric, control: Amounts, treatment: Amounts) -> Paired:
     if metric.cap is not None or metric.cap_value is not None or metric.quantile is not None:
         return Paired(reason=NO_TWINS)
-    lives = [
-        Life(of[metric.numerator] / metric.scale, of[metric.denominator or ""]) for of in (control, treatment)
-    ]
-    return compare_lives(*lives, alpha=ALPHA)
+    return compare_lives(_life(metric, control), _life(metric, treatment), alpha=ALPHA)
+
+
+def _life(metric: Metric, amounts: Amounts) -> Life:
+    return Life(amounts[metric.numerator] / metric.scale, amounts[metric.denominator or ""])
+
+
+def _source(metric: Metric) -> str:
+    return "chances" if {*BY_CHANCE} & {*metric.columns} else "events"
 
 
 def _values(found: Paired) -> dict[str, Any]:

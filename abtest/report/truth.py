@@ -1,6 +1,6 @@
 """The truth of a simulated world beside what the experiment estimated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abtest.report.numbers import MISSING, confidence, count, lift_cell, percent
@@ -13,6 +13,11 @@ NOTE = (
     " Inside: whether its interval holds the true lift. Less variance: how many times smaller the variance is"
     " for users compared with themselves. A lift whose interval holds 0 is not resolved."
 )
+SPLITS = (
+    "Power: in how many of {splits} equal splits of these users a single test at 0.05, without covariates,"
+    " finds the difference. With the control's life in both arms it rejects in {least} to {most} of them; the"
+    " interval of the lift holds the true lift in {covered} or more."
+)
 
 
 def truth_section(document: Document) -> Section:
@@ -23,8 +28,19 @@ def truth_section(document: Document) -> Section:
     days = document["experiment"]["days"]
     last = [effect for effect in truth["effects"] if effect["window"]["to"] == days]
     treatments = {effect["treatment"] for effect in last}
-    rows = [_row(effect, _estimate(document, effect), several=len(treatments) > 1) for effect in last]
+    splits = {(found["metric"], found["treatment"]): found for found in truth["splits"]}
+    rows = [
+        (
+            *_row(effect, _estimate(document, effect), several=len(treatments) > 1),
+            percent(splits[key]["power"], sign=False)
+            if (key := (effect["metric"], effect["treatment"])) in splits
+            else MISSING,
+        )
+        for effect in last
+    ]
     notes = [NOTE.format(users=count(truth["users"]), days=days, level=confidence(truth["level"]))]
+    if splits:
+        notes.append(_promises(truth["splits"]))
     for pair in truth["feeds"]:
         arms, share = " and ".join(pair["arms"]), percent(pair["share"], sign=False)
         notes.append(f"Of the videos that users met under {arms}, {share} were the same.")
@@ -36,8 +52,18 @@ def truth_section(document: Document) -> Section:
         if effect["reason"]:
             reasons.setdefault(effect["reason"], []).append(effect["metric"])
     notes += [f"Not computable for {', '.join(names)}: {reason}." for reason, names in reasons.items()]
-    headers = ("metric", "true lift (interval)", "estimate (interval)", "inside", "less variance")
+    headers = ("metric", "true lift (interval)", "estimate (interval)", "inside", "less variance", "power")
     return Section("Truth", headers, rows, tuple(notes))
+
+
+def _promises(splits: Sequence[Mapping[str, Any]]) -> str:
+    equal = [found["false_positives"] for found in splits]
+    return SPLITS.format(
+        splits=count(splits[0]["splits"]),
+        least=percent(min(equal), sign=False),
+        most=percent(max(equal), sign=False),
+        covered=percent(min(found["coverage"] for found in splits), 0.01, sign=False),
+    )
 
 
 def _row(truth: Mapping[str, Any], estimate: Mapping[str, Any] | None, *, several: bool) -> tuple[str, ...]:

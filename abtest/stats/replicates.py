@@ -89,20 +89,33 @@ def mean_arms(columns: Floats, replicates: int, seed: int, *, treated: Floats | 
     return Arms(c, t, (ss_c - n_c * c**2) / (n_c - 1) / n_c, (ss_t - n_t * t**2) / (n_t - 1) / n_t, n_c, n_t)
 
 
-def ratio_arms(x: Floats, y: Floats, replicates: int, seed: int) -> Arms:
-    """Ratios of totals in both arms, delta method on users' totals."""
-    k = x.shape[1]
-    products = np.column_stack([x, y, x * x, x * y, y * y])
-    sums = treated_sums(products, replicates, seed)
-    n_t = sums[:, :1]
+def ratio_arms(
+    x: Floats, y: Floats, replicates: int, seed: int, *, treated: tuple[Floats, Floats] | None = None
+) -> Arms:
+    """Ratios of totals in both arms, delta method on users' totals; `treated`: the users' x and y under
+    treatment, if others."""
+    own = _ratio_products(x, y)
+    under = own if treated is None else _ratio_products(*treated)
+    stacked = own if treated is None else np.column_stack([own, under])
+    sums = treated_sums(stacked, replicates, seed)
+    k, n_t = own.shape[1], sums[:, :1]
     n_c = len(x) - n_t
-    arms = []
-    for n, part in ((n_c, products.sum(axis=0) - sums[:, 1:]), (n_t, sums[:, 1:])):
-        sx, sy, xx, xy, yy = (part[:, i * k : (i + 1) * k] for i in range(5))
-        ratio = sx / sy
-        arms.append((ratio, n / (n - 1) * (xx - 2 * ratio * xy + ratio**2 * yy) / sy**2))
-    (c, var_c), (t, var_t) = arms
+    (c, var_c), (t, var_t) = (
+        _ratio_of(n, part)
+        for n, part in ((n_c, own.sum(axis=0) - sums[:, 1 : k + 1]), (n_t, sums[:, -under.shape[1] :]))
+    )
     return Arms(c, t, var_c, var_t, n_c, n_t)
+
+
+def _ratio_products(x: Floats, y: Floats) -> Floats:
+    return np.column_stack([x, y, x * x, x * y, y * y])
+
+
+def _ratio_of(n: Floats, sums: Floats) -> tuple[Floats, Floats]:
+    """Ratio and its variance from sums of `_ratio_products` over n users."""
+    sx, sy, xx, xy, yy = np.split(sums, 5, axis=1)
+    ratio = sx / sy
+    return ratio, n / (n - 1) * np.maximum(xx - 2 * ratio * xy + ratio**2 * yy, 0) / sy**2
 
 
 def cuped_arms(x: Floats, past: Floats, replicates: int, seed: int) -> Arms:

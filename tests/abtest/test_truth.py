@@ -96,6 +96,14 @@ def test_twins_see_smaller_effects_than_a_split(lived: Path) -> None:
     assert 0.1 < share < 1
 
 
+def test_splits_of_the_lives_reject_equal_arms_once_in_twenty(lived: Path) -> None:
+    found = {split["metric"]: split for split in truth_of(lived)["splits"]}
+    for metric in ("plays", "watch_s", "impressions", "sessions"):
+        assert 0.04 < found[metric]["false_positives"] < 0.06, metric
+        assert found[metric]["coverage"] > 0.94, metric
+    assert found["plays"]["power"] > found["plays"]["false_positives"]
+
+
 def test_the_truth_stands_in_every_report(lived: Path, abtest: Command) -> None:
     lift = f"{100 * effect(truth_of(lived), 'play_rate')['lift']:+.1f}"
     lines = (lived / "report.md").read_text().splitlines()
