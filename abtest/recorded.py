@@ -48,11 +48,19 @@ def analyse_place(
 
 
 def kept_truth(folder: Path) -> dict[str, Any] | None:
-    """What `abtest truth` found of the run in a folder; None where it was not asked."""
+    """What `abtest truth` found of the run in a folder; None where it was not asked. ValueError for a file
+    that is none."""
     path = folder / TRUTH
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it, and abtest truth finds it again"
+        ) from error
+    if not isinstance(found, dict) or "effects" not in found:
+        raise ValueError(f"{path} holds no truth of a run; remove it, and abtest truth finds it again")
     return found
 
 

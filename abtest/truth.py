@@ -80,6 +80,11 @@ def prepare(folder: Path, workers: int | None = None, *, keep: bool = False) -> 
     if known is not None:
         return Asked(folder, known=known)
     plan = finished(folder)
+    for name in ("events.duckdb", "report.json"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} has no {name} any more, which its truth is held against; run it again"
+            )
     n = plan.settings.workers if workers is None else workers
     if not 1 <= n <= plan.settings.users:
         raise ValueError(f"workers is {n}; 1 to {plan.settings.users}, the users of the run, are allowed")

@@ -187,6 +187,12 @@ def test_what_has_no_truth_is_one_sentence(
     known = tmp_path / "known"
     shutil.copytree(lived, known, ignore=shutil.ignore_patterns("lives"))
     refused("lives were not kept", "truth.json", place=known, flags=("--keep",))
+    (known / "truth.json").write_text("{")
+    refused("truth.json cannot be read (", "remove it", place=known)
+    (known / "truth.json").write_text("[]")
+    refused("holds no truth of a run", place=known)
+    (folder / "report.json").rename(folder / "elsewhere.json")
+    refused("has no report.json any more")
     (folder / "manifest.json").write_text(json.dumps({**written, "code": "other"}))
     refused("the code of the run", "has changed since it began (from other to")
     (folder / "manifest.json").write_text(json.dumps({**written, "finished": False}))
