@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ def main() -> None:
 
 @main.command()
 @run_options
+@click.option("--truth", is_flag=True, help="Then find the true lifts too, as abtest truth does.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @exits
-def run(config: Path | None, resume: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
+def run(
+    config: Path | None, resume: Path | None, truth: bool, as_json: bool, quiet: bool, **flags: Any
+) -> int:
     """Simulate an experiment and report the lifts.
 
     \b
@@ -41,7 +45,7 @@ def run(config: Path | None, resume: Path | None, as_json: bool, quiet: bool, **
       abtest run --arms poprec,mine=mypackage.models:Mine --split 80,20
       abtest run --log ../shared/data/kuairand --arms comirec,recgpt
       abtest run --layer feed:0-50 --holdout 5 --phases 1:20,3:100
-      abtest run --users 100000 --workers 4
+      abtest run --users 100000 --workers 4 --truth
       abtest run --resume runs/experiment-1                     # after a crash
     """
     from abtest.progress import Progress
@@ -49,7 +53,12 @@ def run(config: Path | None, resume: Path | None, as_json: bool, quiet: bool, **
     from abtest.run import execute
 
     plan, folder = checked(plan_and_folder, resume, config, flags)
-    analysis = execute(plan, folder, Progress(quiet=quiet))
+    progress = Progress(quiet=quiet)
+    analysis = execute(plan, folder, progress)
+    if truth:
+        from abtest.truth import find_truth, prepare
+
+        analysis = replace(analysis, truth=find_truth(prepare(folder), progress))
     return _show(analysis, as_json=as_json, footer=f"run folder: {folder}")
 
 

@@ -150,8 +150,9 @@ def test_equal_arms_differ_by_exactly_0_and_only_users_in_the_experiment_count(
         '[[metrics]]\nname = "capped"\nnumerator = "n_play"\ncap_value = 50\n'
     )
     flags = ["--users", "150", "--days", "1", "--holdout", "30", "--explore", "20", "--config", str(config)]
-    run_small(folder, "poprec,poprec", *flags)
-    found = find_truth(prepare(folder), Progress(quiet=True))
+    result = run_small(folder, "poprec,poprec", *flags, "--truth")
+    assert "every user did the same in both lives" in " ".join(result.output.split())
+    found = truth_of(folder)
     assert [(e["metric"], e["difference"], e["lift"], e["reason"]) for e in found["effects"]] == [
         ("plays", 0.0, 0.0, SAME_LIVES),
         ("rate", 0.0, 0.0, SAME_LIVES),
