@@ -11,7 +11,7 @@ NOTE = (
     "Truth: {users} users lived days 1-{days} once under each arm with the same luck and the models of day 1;"
     " intervals are of {level}. Estimate: the experiment's, from different users, at the level that decides."
     " Inside: whether its interval holds the true lift. Less variance: how many times smaller the variance is"
-    " for users compared with themselves. A lift whose interval holds 0 is not resolved."
+    " for users compared with themselves. Resolved: the interval does not hold 0."
 )
 SPLITS = (
     "Power: in how many of {splits} equal splits of these users a single test at 0.05, without covariates,"
@@ -47,12 +47,20 @@ def truth_section(document: Document) -> Section:
     by_chance = list(dict.fromkeys(effect["metric"] for effect in last if effect["from"] == "chances"))
     if by_chance:
         notes.append(f"True lifts of {', '.join(by_chance)} are of their chances in each life, not of draws.")
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
     for effect in last:
         if effect["reason"]:
-            reasons.setdefault(effect["reason"], []).append(effect["metric"])
+            reasons.setdefault(effect["reason"], {})[effect["metric"]] = None
     notes += [f"Not computable for {', '.join(names)}: {reason}." for reason, names in reasons.items()]
-    headers = ("metric", "true lift (interval)", "estimate (interval)", "inside", "less variance", "power")
+    headers = (
+        "metric",
+        "true lift (interval)",
+        "resolved",
+        "estimate (interval)",
+        "inside",
+        "less variance",
+        "power",
+    )
     return Section("Truth", headers, rows, tuple(notes))
 
 
@@ -69,12 +77,18 @@ def _promises(splits: Sequence[Mapping[str, Any]]) -> str:
 def _row(truth: Mapping[str, Any], estimate: Mapping[str, Any] | None, *, several: bool) -> tuple[str, ...]:
     metric = f"{truth['metric']}, {truth['treatment']}" if several else truth["metric"]
     lift = lift_cell(truth["lift"], truth["lift_ci"])
-    if truth["lift_ci"] and not truth["resolved"]:
-        lift += ", not resolved"
+    resolved = ("yes" if truth["resolved"] else "no") if truth["lift_ci"] else MISSING
     less = MISSING if truth["less_variance"] is None else f"{truth['less_variance']:.1f} times"
     if estimate is None:
-        return metric, lift, MISSING, MISSING, less
-    return metric, lift, lift_cell(estimate["lift"], estimate["lift_ci"]), _inside(truth, estimate), less
+        return metric, lift, resolved, MISSING, MISSING, less
+    return (
+        metric,
+        lift,
+        resolved,
+        lift_cell(estimate["lift"], estimate["lift_ci"]),
+        _inside(truth, estimate),
+        less,
+    )
 
 
 def _inside(truth: Mapping[str, Any], estimate: Mapping[str, Any]) -> str:
