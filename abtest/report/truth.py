@@ -41,6 +41,7 @@ def truth_section(document: Document) -> Section:
     notes = [NOTE.format(users=count(truth["users"]), days=days, level=confidence(truth["level"]))]
     if splits:
         notes.append(_promises(truth["splits"]))
+        notes += _exaggerated(truth["splits"], goals_of(document))
     for pair in truth["feeds"]:
         arms, share = " and ".join(pair["arms"]), percent(pair["share"], sign=False)
         notes.append(f"Of the videos that users met under {arms}, {share} were the same.")
@@ -72,6 +73,24 @@ def _promises(splits: Sequence[Mapping[str, Any]]) -> str:
         most=percent(max(equal), sign=False),
         covered=percent(min(found["coverage"] for found in splits), 0.01, sign=False),
     )
+
+
+def goals_of(document: Document) -> set[str]:
+    """The names of the metrics that decide."""
+    return {metric["name"] for metric in document["metrics"] if metric["role"] == "goal"}
+
+
+def _exaggerated(splits: Sequence[Mapping[str, Any]], goals: set[str]) -> list[str]:
+    """What a reader should make of an effect that such an experiment finds."""
+    parts = [
+        f"{found['metric']} {found['exaggeration']:.1f} times"
+        f" ({percent(found['wrong_sign'], 0.01, sign=False)} of the wrong sign)"
+        for found in splits
+        if found["metric"] in goals and found["exaggeration"] is not None
+    ]
+    if not parts:
+        return []
+    return [f"A difference that a split finds is larger than the true one: {', '.join(parts)}."]
 
 
 def _row(truth: Mapping[str, Any], estimate: Mapping[str, Any] | None, *, several: bool) -> tuple[str, ...]:

@@ -20,12 +20,17 @@ class Certificate(NamedTuple):
     """Shares of equal splits of the users. All tests are single ones at .05, without covariates.
 
     false_positives: all users live the control's life, and p < .05. coverage: each user lives their arm's
-    life, and the interval of the lift holds the true lift. power: p < .05 then.
+    life, and the interval of the lift holds the true lift. power: p < .05 then. Of the splits with p < .05,
+    wrong_sign is the share whose effect has the other sign than the true one (type S), and exaggeration how
+    many times the true effect theirs is on average, whatever its sign (type M; Gelman and Carlin, 2014); None
+    where there is no true effect or none was found.
     """
 
     false_positives: float
     coverage: float
     power: float
+    wrong_sign: float | None
+    exaggeration: float | None
 
 
 def certify(
@@ -36,12 +41,25 @@ def certify(
     own, other = _columns(control), _columns(treatment)
     equal = ratio_arms(*own, REPLICATES, seed)
     split = ratio_arms(*own, REPLICATES, seed, treated=other)
-    shares = [
-        (welch_p(equal) < ALPHA).mean(axis=0),
-        fieller_covers(split, np.array(lifts)).mean(axis=0),
-        (welch_p(split) < ALPHA).mean(axis=0),
+    level = (welch_p(equal) < ALPHA).mean(axis=0)
+    holds = fieller_covers(split, np.array(lifts)).mean(axis=0)
+    found, differences = welch_p(split) < ALPHA, split.t - split.c
+    return [
+        Certificate(
+            float(level[i]),
+            float(holds[i]),
+            float(found[:, i].mean()),
+            *_errors(differences[found[:, i], i], (treatment[i].value or 0.0) - (control[i].value or 0.0)),
+        )
+        for i in range(len(lifts))
     ]
-    return [Certificate(*row) for row in np.array(shares).T.tolist()]
+
+
+def _errors(found: NDArray[np.float64], true: float) -> tuple[float | None, float | None]:
+    """Type S and M errors of the differences that were found."""
+    if not len(found) or true == 0:
+        return None, None
+    return float((found * true < 0).mean()), float(np.abs(found).mean() / abs(true))
 
 
 def _columns(lives: Sequence[Life]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

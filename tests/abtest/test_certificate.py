@@ -45,7 +45,7 @@ def test_a_ratio_and_those_who_never_came(lives):
     lift = y.sum() / x.sum() - 1
     (found,) = certify([Life(padded[0], came)], [Life(padded[1], came)], [lift])
     (plain,) = certify([Life(x, np.ones(N))], [Life(y, np.ones(N))], [lift])
-    for name in found._fields:
+    for name in ("false_positives", "coverage", "power"):
         assert getattr(found, name) == pytest.approx(getattr(plain, name), abs=2 * ERROR), name
 
 
@@ -54,7 +54,28 @@ def test_equal_lives_are_found_as_often_as_equal_arms(lives):
     same = Life(x, np.ones(N))
     (found,) = certify([same], [same], [0.0])
     assert found.power == found.false_positives
+    assert (found.wrong_sign, found.exaggeration) == (None, None)
     assert found.coverage == pytest.approx(1 - found.false_positives, abs=1e-12)
+
+
+def test_what_weak_experiments_find_is_exaggerated_and_sometimes_of_the_wrong_sign(lives):
+    """Against the closed form for a normal estimate of known error."""
+    x, y = lives
+    weak = x + (y - x) / 6  # a sixth of the effect
+    (strong,) = certify([Life(x, np.ones(N))], [Life(x * 1.5, np.ones(N))], [0.5])
+    assert (strong.power, strong.wrong_sign) == (1.0, 0.0)
+    assert strong.exaggeration == pytest.approx(1, abs=0.01)
+    (found,) = certify([Life(x, np.ones(N))], [Life(weak, np.ones(N))], [weak.sum() / x.sum() - 1])
+    true = weak.mean() - x.mean()
+    error = np.sqrt((x.var() + weak.var()) / (N / 2))
+    z = np.linspace(-8, 8, 400_001)
+    estimate, density = true + error * z, stats.norm.pdf(z)
+    beyond = np.abs(estimate) > 1.96 * error
+    wrong = density[beyond & (estimate < 0)].sum() / density[beyond].sum()
+    larger = (np.abs(estimate) * density)[beyond].sum() / density[beyond].sum() / true
+    assert found.wrong_sign == pytest.approx(wrong, abs=0.07)
+    assert found.exaggeration == pytest.approx(larger, rel=0.1)
+    assert found.exaggeration > 3
 
 
 def test_metrics_are_dealt_together_as_alone(lives):
