@@ -22,9 +22,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from baselines import MODELS
 from baselines.data import leave_one_out, read_sequences
 from baselines.evaluate import gains, two_way_comparison
-from recgpt.cells import Cell, Store, configured, current, head_commit, measure
+from recgpt.cells import Cell, configured, current, head_commit
+from recgpt.measure import measure
 from recgpt.paper import BASELINES
 from recgpt.published import TABLE_2
+from recgpt.store import Store
 from recgpt.tables import Seeds
 
 EPOCHS = 6

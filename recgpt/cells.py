@@ -1,13 +1,10 @@
-"""A cell of the reproduction: which model on which data, how it is trained and measured, where it is kept.
+"""A cell of the reproduction: which model on which data, and how it is trained and measured.
 
 A cell is run once: it trains (or takes a pre-trained checkpoint that another cell left), chooses on
-validation and ranks all items for every test user. The store keeps settings, seconds, metrics and each user's
-rank, so that any two cells can be compared user by user later, and logs every evaluation on test: where a
-cell is run again under the same settings, the first result stays.
+validation and ranks all items for every test user. Where a cell is run again under the same settings, the
+first result stays in the store.
 """
 
-import base64
-import fcntl
 import hashlib
 import json
 import os
@@ -15,27 +12,20 @@ import platform
 import resource
 import subprocess
 import time
-import zlib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from baselines.base import Ids, Progress, silent
+from baselines.base import Progress, silent
 from baselines.data import Split, Validation
-from baselines.evaluate import evaluate_split, gains, hits
 from baselines.losses import LossSettings
 from baselines.sequential import SequentialRecommender
-from recgpt.recall import split_ranks
+from recgpt.measure import measure
 from recgpt.recommender import RecGPT
 from recgpt.stages import untrained
 from recgpt.tune import PromptSettings
 
-LENGTHS = (5, 10, 20)
-DEPTH = max(LENGTHS)
 STAGES = ("fit", "pretrain", "tune")
 MASKINGS = ("seen", "none")
 """Whether items of the history are ranked: `seen` masks them with minus infinity, `none` ranks everything."""
@@ -83,64 +73,6 @@ class Cell:
 
     def with_seed(self, seed: int) -> "Cell":
         return replace(self, seed=seed)
-
-
-class Store:
-    """The cells that have been run, in one JSON file; several processes may add to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def cells(self) -> dict[str, dict[str, Any]]:
-        """Results by the key of their cell. Raises ValueError for a file that is no store."""
-        found: dict[str, dict[str, Any]] = self._read()["cells"]
-        return found
-
-    def log(self) -> list[dict[str, Any]]:
-        """Every evaluation on test that was ever put, in order."""
-        found: list[dict[str, Any]] = self._read()["log"]
-        return found
-
-    def put(self, cell: Cell, result: Mapping[str, Any]) -> None:
-        """Keep a result; one of the same cell and settings stays as it is, and the new one is only logged."""
-        with self._locked():
-            document = self._read()
-            before = document["cells"].get(cell.key)
-            counts = before is None or before["settings_hash"] != result["settings_hash"]
-            line = {name: result[name] for name in ("settings_hash", "commit")}
-            hr = result["test"]["seen"]["one_step"]["hr@10"]
-            document["log"].append({"cell": cell.key, **line, "test hr@10": hr, "counts": counts})
-            if counts:
-                document["cells"][cell.key] = dict(result)
-            self._write(document)
-
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {"cells": {}, "log": []}
-        try:
-            document: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            if not {"cells", "log"} <= set(document):
-                raise ValueError("it has no cells and log")
-            if not all(isinstance(cell, dict) for cell in document["cells"].values()):
-                raise ValueError("not all of its cells are objects")
-        except ValueError as error:
-            raise ValueError(f"{self.path} is no store of cells ({error}); name another file") from error
-        return document
-
-    def _write(self, document: dict[str, Any]) -> None:
-        """A line a cell, so that a change of one is a change of one line."""
-        cells = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document["cells"].items()))
-        log = ",\n".join(json.dumps(line) for line in document["log"])
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        partial.write_text(f'{{"cells": {{\n{cells}\n}},\n"log": [\n{log}\n]}}\n', encoding="utf-8")
-        partial.replace(self.path)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def run_cell(
@@ -206,59 +138,6 @@ def current(cells: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The results that were run under what their presets are now; those of an earlier preset are as good as
     missing (the log keeps their test figures)."""
     return {key: result for key, result in cells.items() if _is_current(result)}
-
-
-def measure(
-    model: Any, held_out: Validation, *, two_steps: Mapping[int, tuple[int, int]] | None = None
-) -> dict[str, Any]:
-    """Metrics at 5, 10 and 20 by full ranking. For RecGPT also the (m, n) of every list length, and the lists
-    of two steps proper: `two_steps`, or what finds most here (meant for validation)."""
-    if not isinstance(model, RecGPT):
-        ranks = evaluate_split(model, held_out, LENGTHS).ranks
-        return {"n_users": len(ranks), "one_step": metrics(ranks), "ranks": {"one_step": pack(ranks)}}
-    hidden = held_out.histories if held_out.exclude_history else held_out.histories[:, :0]
-    first, second = model.rankings(held_out.users, held_out.histories, hidden, DEPTH)
-    found: dict[tuple[int, int], Ids] = {
-        (length - n, n): split_ranks(first, second, held_out.targets, length - n, n)
-        for length in LENGTHS
-        for n in range(length // 2 + 1)
-    }
-    if two_steps is None:
-        two_steps = {length: _best_with_two(found, length) for length in LENGTHS}
-    one_step = found[(DEPTH, 0)]
-    ranks_of = {f"two_steps@{k}": pack(found[split]) for k, split in two_steps.items()}
-    return {
-        "n_users": len(one_step),
-        "one_step": metrics(one_step),
-        "two_steps_metrics": {
-            f"{name}@{k}": value(found[split], k)
-            for k, split in two_steps.items()
-            for name, value in (("hr", _hr), ("ndcg", _ndcg))
-        },
-        "grid": [_grid_row(split, ranks, one_step) for split, ranks in sorted(found.items())],
-        "ranks": {"one_step": pack(one_step), **ranks_of},
-        "two_steps": dict(two_steps),
-    }
-
-
-def metrics(ranks: Ids) -> dict[str, float]:
-    """hr@k and ndcg@k for the three lengths, from ranks in one list of 20 or more."""
-    values = {f"hr@{k}": _hr(ranks, k) for k in LENGTHS}
-    return values | {f"ndcg@{k}": _ndcg(ranks, k) for k in LENGTHS}
-
-
-def pack(ranks: Ids) -> str:
-    """Ranks of up to 255 as text: a byte each, compressed (about 4 kB for 20,000 users).
-
-    >>> unpack(pack(np.array([0, 3, 20]))).tolist()
-    [0, 3, 20]
-    """
-    small = np.where(ranks > 255, 0, ranks).astype(np.uint8)
-    return base64.b85encode(zlib.compress(small.tobytes(), 9)).decode()
-
-
-def unpack(text: str) -> Ids:
-    return np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8).astype(np.int64)
 
 
 def described(model: Any, without: Collection[str] = ()) -> dict[str, Any]:
@@ -336,27 +215,6 @@ def _stage(model: RecGPT, cell: Cell, split: Split, home: Path, progress: Progre
         model.resume_folder = home / f"{name}-{_hash(asdict(settings))}"
         model.tune(split.train, progress, validation=split.valid)
     return before_s
-
-
-def _best_with_two(found: Mapping[tuple[int, int], Ids], length: int) -> tuple[int, int]:
-    """The (m, n) with n of 1 or more that finds most targets; of equal ones the smallest n."""
-    splits = [(length - n, n) for n in range(1, length // 2 + 1)]
-    return max(splits, key=lambda split: (int((found[split] > 0).sum()), split[0]))
-
-
-def _grid_row(split: tuple[int, int], ranks: Ids, one_step: Ids) -> dict[str, Any]:
-    k = sum(split)
-    here, there = ranks > 0, (one_step > 0) & (one_step <= k)
-    moved = {"gained": int((here & ~there).sum()), "lost": int((there & ~here).sum())}
-    return {"m": split[0], "n": split[1], "hr": _hr(ranks, k), "ndcg": _ndcg(ranks, k), **moved}
-
-
-def _hr(ranks: Ids, k: int) -> float:
-    return float(hits(ranks, k).mean())
-
-
-def _ndcg(ranks: Ids, k: int) -> float:
-    return float(gains(ranks, k).mean())
 
 
 def _has_repeats(held_out: Validation) -> bool:

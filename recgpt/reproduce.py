@@ -14,9 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from baselines.data import Split, leave_one_out, read_sequences
-from recgpt.cells import Cell, Store, current, head_commit, run_cell
+from recgpt.cells import Cell, current, head_commit, run_cell
 from recgpt.paper import Wanted, missing, plan, tables
 from recgpt.published import DATA_FILES
+from recgpt.store import Store
 from recgpt.tables import Table, to_markdown
 
 Say = Callable[[str], None]

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from baselines.evaluate import Comparison, hits, two_way_comparison
-from recgpt.cells import Cell, unpack
+from recgpt.cells import Cell
+from recgpt.store import unpack
 
 COMPARED_COLUMNS = ("difference of HR@10", "95 % interval", "adjusted p", "seeds")
 

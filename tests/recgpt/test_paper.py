@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from baselines.data import leave_one_out, read_sequences
 from recgpt import paper
-from recgpt.cells import Cell, Store, configured, current, pack, run_cell, unpack
+from recgpt.cells import Cell, configured, current, run_cell
 from recgpt.paper import Wanted, missing, plan, tables
 from recgpt.published import DATA_FILES, TABLE_2, TABLE_3
 from recgpt.reproduce import Workplace, fill, write
+from recgpt.store import Store, pack, unpack
 from recgpt.tables import to_markdown
 
 SHORT = (("training.epochs", 3), ("tune_epochs", 2))
