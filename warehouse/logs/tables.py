@@ -106,6 +106,10 @@ class Span:
     def end_ts(self) -> int:
         return self.begin(self.days + 1)
 
+    def part(self, first: int, last: int) -> "Span":
+        """Days first to last of it."""
+        return Span(self.begin(first), last - first + 1)
+
     def day_ts(self, ts: sa.ColumnElement) -> sa.ColumnElement:
         """The first moment of the day of a time at or after the start."""
         if self.days == 1:
