@@ -37,7 +37,7 @@ from abtest.report.details import (
 )
 from abtest.segments import SegmentRows, Segments, names_of, segments_of
 from abtest.sources import Source, Sources
-from abtest.value_views import values_by_segment, values_since_exposure
+from abtest.value_views import value_courses, values_by_segment, values_since_exposure
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
 
@@ -269,6 +269,12 @@ def analyse_phases(
             experiment,
             usable,
             values_since_exposure(sources, experiment, own if has_since else []),
+            value_courses(
+                sources,
+                experiment,
+                own if has_since else [],
+                trend_days(row for rows, _ in since for row in rows),
+            ),
         ),
         exposed_by_phase=tuple(counts),
     )

@@ -58,6 +58,7 @@ def analyse_log(request: LogRequest) -> "Analysis":
             sources=Sources(
                 LogSource(log, study, log.exposed(study.span)),
                 tuple(LogSource(view, study, exposed) for view, exposed in phases),
+                study.stratify,
             ),
         )
     return replace(analysis, versions=versions())

@@ -23,7 +23,8 @@ from warehouse.events import day_name
 
 ONE_DAY = "fewer than half of the users can have had two days"
 NO_LIFT = "the lift of day {k} since exposure has no interval"
-NO_COURSE = "a trend is tested of means and ratios of whole totals"
+NO_QUANTILE = "the errors of a quantile on several days are not known together"
+NO_DRAWS = "the metric is tested by draws, a trend by the delta method"
 
 Arms = Mapping[str, Moments]
 
@@ -82,10 +83,11 @@ def novelty_of(
     experiment: Experiment,
     metrics: Sequence[Metric],
     values: Mapping[tuple[str, tuple[int, int]], Measured] = MappingProxyType({}),
+    value_courses: Mapping[str, Sequence[Arms]] = MappingProxyType({}),
 ) -> Novelty:
     """From each phase's moments by days since exposure, and each day's beside the others
     (`PanelSums.courses`); `values` hold what was measured of metrics that need users' own values, by metric
-    and window. Arms are compared within phases."""
+    and window, `value_courses` their own courses by metric and phase. Arms are compared within phases."""
     by_window = [_by_window(rows, experiment) for rows, _ in phases]
     courses = [_by_window(rows, experiment) for _, rows in phases]
     nobody = {arm.name: NOBODY for arm in experiment.arms}
@@ -105,7 +107,7 @@ def novelty_of(
         for metric in goals
         for window in dict.fromkeys(window for of_phase in by_window for window in of_phase)
     ]
-    return Novelty(tuple(effects), tuple(_trends(courses, experiment, goals)))
+    return Novelty(tuple(effects), tuple(_trends(courses, experiment, goals, value_courses)))
 
 
 def _by_window(rows: Iterable[MomentsRow], experiment: Experiment) -> dict[Window, dict[str, Moments]]:
@@ -116,8 +118,18 @@ def _by_window(rows: Iterable[MomentsRow], experiment: Experiment) -> dict[Windo
     return found
 
 
+def no_trend(metric: Metric) -> str | None:
+    """Why a metric has no test of a trend; None where it has one."""
+    if metric.quantile is not None:
+        return NO_QUANTILE
+    return None if metric.method is None else NO_DRAWS
+
+
 def _trends(
-    courses: Sequence[Mapping[Window, Arms]], experiment: Experiment, goals: Sequence[Metric]
+    courses: Sequence[Mapping[Window, Arms]],
+    experiment: Experiment,
+    goals: Sequence[Metric],
+    value_courses: Mapping[str, Sequence[Arms]],
 ) -> list[Trend]:
     """Of the one window of the courses, from the phases that have users in it."""
     windows = dict.fromkeys(window for of_phase in courses for window in of_phase)
@@ -129,7 +141,10 @@ def _trends(
     users = {arm.name: sum(arms[arm.name].n for arms in phases) for arm in experiment.arms}
     control = experiment.control
     tests = [(arm.name, metric) for arm in experiment.treatments for metric in goals]
-    slopes = [_slope(phases, control, arm, metric, days) for arm, metric in tests]
+    slopes = [
+        no_trend(metric) or _slope(value_courses.get(metric.name, phases), control, arm, metric, days)
+        for arm, metric in tests
+    ]
     p_values = [None if isinstance(slope, str) else compare(*slope).p for slope in slopes]
     corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
     found = []
@@ -161,8 +176,6 @@ def _slope(
     T_k and C_k, sums over phases by their shares of users, vary with weights w_k / C_k and -w_k T_k / C_k^2
     around their values.
     """
-    if metric.needs_values:
-        return NO_COURSE
     if days == 1:
         return ONE_DAY
     sizes = [sum(moments.n for moments in arms.values()) for arms in phases]

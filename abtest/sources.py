@@ -58,10 +58,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """The values of all users together, from which caps come, and of the users of each phase."""
+    """The values of all users together, from which caps come, and of the users of each phase. `stratify` is
+    the dimension of their segments by which metrics are post-stratified."""
 
     everybody: Source
     phases: tuple[Source, ...]
+    stratify: str | None = None
 
 
 class RunSource:

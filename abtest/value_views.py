@@ -4,18 +4,19 @@ Each metric's values are read once for all segments. A segment's users are cut w
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abtest.estimates import Measured
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
+from abtest.novelty import no_trend
 from abtest.sources import OTHERS, Sources
-from abtest.values import measure_parts, measure_values, parts_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from abtest.stats.moments import Moments
+from abtest.values import measure_parts, measure_values, moments_of, parts_of
+from warehouse.events import day_name
 
 
 def values_by_segment(
@@ -57,12 +58,39 @@ def values_since_exposure(
     return {(name, window[:2]): measured for (name, window), measured in found.items()}
 
 
+def value_courses(
+    sources: Sources | None, experiment: Experiment, metrics: Sequence[Metric], n_days: int
+) -> dict[str, list[dict[str, Moments]]]:
+    """By metric and phase, the moments of each arm's first `n_days` days since exposure, each day's totals
+    (`day_name`) cut at that day's caps: of the users who can have had all of them.
+
+    Of capped means and ratios only: others have no trend (`novelty.no_trend`).
+    """
+    from warehouse.queries import Since
+
+    last_cohort = experiment.days - n_days + 1
+    found: dict[str, list[dict[str, Moments]]] = {}
+    if sources is None:
+        return found
+    for metric in (metric for metric in metrics if no_trend(metric) is None):
+        arms: list[dict[str, dict[str, NDArray[np.generic]]]] = [{} for _ in sources.phases]
+        for k in range(1, n_days + 1):
+            parts, caps = parts_of(sources, replace(metric, covariates=()), Since(k, k, last_cohort))
+            for of_phase, part in zip(arms, parts, strict=True):
+                for arm, columns in part.cut(caps).columns.items():
+                    of_phase.setdefault(arm, {}).update({day_name(x, k): y for x, y in columns.items()})
+        found[metric.name] = [
+            {arm.name: moments_of(of_phase.get(arm.name, {})) for arm in experiment.arms} for of_phase in arms
+        ]
+    return found
+
+
 def _users(
-    labels: "Mapping[str, Mapping[str, NDArray[np.generic]]]",
+    labels: Mapping[str, Mapping[str, NDArray[np.generic]]],
     dimension: str,
     name: str,
     names: Sequence[str],
-) -> "dict[str, NDArray[np.bool_]]":
+) -> dict[str, NDArray[np.bool_]]:
     """Which users of each arm are in a segment."""
     if name != OTHERS:
         return {arm: columns[dimension] == name for arm, columns in labels.items()}

@@ -6,17 +6,21 @@ Draws are counter-based under a fixed seed: the same data give the same digits.
 Over several phases arms are compared within phases. A capped mean or ratio is put together from those of the
 phases by their shares of users, as every mean is (`stats.strata`; the cap is one, over all phases' users). A
 quantile is that of users weighed by phase (`stats.quantiles`). Draws are made within phases.
+
+With strata all that is done within the strata of each phase: capped means and ratios as those of whole
+totals (`stats.poststratify`), quantiles of users weighed by stratum, draws within strata. Draws of a ratio
+would be of ratios within strata, whose weighed sum is another quantity, so they are not post-stratified.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from abtest.estimates import (
+    FEW_STRATA,
     NO_COVARIATES,
     NOBODY,
     CapUsed,
@@ -26,47 +30,23 @@ from abtest.estimates import (
 )
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
-from abtest.sources import Source, Sources, Window
+from abtest.parts import Caps, Columns, Part, Piece, Strata, pieces_of
+from abtest.sources import NONE, Source, Sources, Window
 from abtest.stats.bootstrap import Sample, Stratum, stratified_bootstrap
 from abtest.stats.clustered import Clustered, over_strata
 from abtest.stats.means import Estimate
 from abtest.stats.moments import Moments
 from abtest.stats.permutation import stratified_permutation
+from abtest.stats.poststratify import PostStratified
 from abtest.stats.quantiles import bootstrap_quantile, quantile_estimate
 from abtest.stats.reference import Reference
 from abtest.stats.strata import combined
 
 SEED = 0
 NO_ADJUSTMENT = "the method does not adjust for the pre-period"
+NO_DRAWS = "draws of a ratio would be of ratios within strata, which is another quantity"
 ENGINES = {"bootstrap": stratified_bootstrap, "permutation": stratified_permutation}
-
-Columns = Mapping[str, NDArray[np.generic]]
-Caps = Mapping[str, float]
-"""Of each capped column, in its own unit."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What the users of a phase did, by arm: `columns` of a value a user, or the `events` of a quantile."""
-
-    columns: Mapping[str, Columns] = field(default_factory=dict)
-    events: Mapping[str, Clustered] = field(default_factory=dict)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Users of each arm."""
-        counts = {arm: len(next(iter(columns.values()))) for arm, columns in self.columns.items()}
-        return {**counts, **{arm: sample.n for arm, sample in self.events.items()}}
-
-    def of(self, users: Mapping[str, NDArray[np.bool_]]) -> "Part":
-        """Only these users of each arm."""
-        return Part(
-            {
-                arm: {name: x[users[arm]] for name, x in columns.items()}
-                for arm, columns in self.columns.items()
-            },
-            {arm: _only(sample, users[arm]) for arm, sample in self.events.items()},
-        )
+Measure = Callable[[Sequence[Piece], Experiment, Metric], Measured]
 
 
 def measure_values(
@@ -77,15 +57,37 @@ def measure_values(
     unusable: Mapping[str, str],
 ) -> dict[tuple[str, Any], Measured]:
     """Each of these metrics in every window. LookupError where there are some and no source."""
+    if not metrics:
+        return {}
+    if sources is None:
+        raise LookupError(f"metric {metrics[0].name!r} needs the values of users, and only moments are given")
     found = {}
-    for metric in metrics:
-        if sources is None:
-            raise LookupError(f"metric {metric.name!r} needs the values of users, and only moments are given")
-        for window in windows:
-            usable = not set(metric.columns) & set(unusable)
-            key = metric.name, window
-            found[key] = _measure(sources, experiment, metric, window) if usable else _absent(experiment)
+    for window in windows:
+        strata = strata_of(sources, window)
+        for metric in metrics:
+            reasons = [unusable[column] for column in metric.columns if column in unusable]
+            found[metric.name, window] = (
+                _absent(experiment, reasons[0])
+                if reasons
+                else _measure(sources, experiment, metric, window, strata)
+            )
     return found
+
+
+def strata_of(sources: Sources, window: Window) -> list[Strata]:
+    """The strata of each phase's users, "" for none; no phases where metrics are not post-stratified."""
+    if sources.stratify is None:
+        return []
+    labels = [source.segments(window) for source in sources.phases]
+    return [
+        Strata.of_labels(
+            {
+                arm: np.where(columns[sources.stratify] == NONE, "", columns[sources.stratify])
+                for arm, columns in of_phase.items()
+            }
+        )
+        for of_phase in labels
+    ]
 
 
 def parts_of(sources: Sources, metric: Metric, window: Window) -> tuple[list[Part], Caps]:
@@ -99,34 +101,47 @@ def parts_of(sources: Sources, metric: Metric, window: Window) -> tuple[list[Par
 
 
 def measure_parts(
-    parts: Sequence[Part], experiment: Experiment, metric: Metric, caps: Caps | None = None
+    parts: Sequence[Part],
+    experiment: Experiment,
+    metric: Metric,
+    caps: Caps | None = None,
+    strata: Sequence[Strata] = (),
 ) -> Measured:
-    """The metric of the users of each phase, put together."""
+    """The metric of the users of each phase, put together; with their `strata` post-stratified."""
     if metric.quantile is not None:
-        return _quantile(parts, experiment, metric)
-    cut = [replace(part, columns=_cut(part.columns, caps or {})) for part in parts]
+        return _by_pieces(_quantile, parts, experiment, metric, strata)
+    cut = [part.cut(caps or {}) for part in parts]
     used = [
-        CapUsed(name, value, sum(_above(part, name, value) for part in parts))
+        CapUsed(name, value, sum(part.n_above(name, value) for part in parts))
         for name, value in (caps or {}).items()
     ]
     if metric.method is not None:
-        return _resampled(cut, experiment, metric).with_caps(used)
-    moments = [
-        {
-            arm.name: _moments(part.columns[arm.name]) if part.sizes.get(arm.name) else NOBODY
-            for arm in experiment.arms
-        }
-        for part in cut
+        return _resampled(cut, experiment, metric, strata).with_caps(used)
+    by_stratum = [
+        {name: _arms(own, experiment) for name, own in of_phase.parts(part).items()}
+        for part, of_phase in zip(cut, strata, strict=False)
     ]
-    return measure_phases(moments, metric).with_caps(used)
+    return measure_phases([_arms(part, experiment) for part in cut], metric, by_stratum).with_caps(used)
 
 
-def _measure(sources: Sources, experiment: Experiment, metric: Metric, window: Window) -> Measured:
-    if metric.quantile is None and metric.method is None and sources.everybody.is_exact(metric):
+def moments_of(columns: Columns) -> Moments:
+    """The moments of an arm's users, exactly where they are whole numbers."""
+    if not columns or not len(next(iter(columns.values()))):
+        return NOBODY
+    if all(x.dtype.kind in "iub" for x in columns.values()):
+        return Moments.from_arrays(**columns)
+    return Moments.from_floats(**columns)
+
+
+def _measure(
+    sources: Sources, experiment: Experiment, metric: Metric, window: Window, strata: Sequence[Strata]
+) -> Measured:
+    is_summed = metric.quantile is None and metric.method is None and not strata
+    if is_summed and sources.everybody.is_exact(metric):
         with suppress(OverflowError):
             return _summed(sources, experiment, metric, window)
     parts, caps = parts_of(sources, metric, window)
-    return measure_parts(parts, experiment, metric, caps)
+    return measure_parts(parts, experiment, metric, caps, strata)
 
 
 def _summed(sources: Sources, experiment: Experiment, metric: Metric, window: Window) -> Measured:
@@ -155,19 +170,49 @@ def _part(source: Source, metric: Metric, window: Window) -> Part:
     return Part(source.users(metric, window, with_past=with_past))
 
 
-def _shares(parts: Sequence[Part]) -> tuple[list[Part], list[float]]:
-    """The phases that have users, and the shares of all users that they hold."""
-    sizes = [sum(part.sizes.values()) for part in parts]
-    seen = [part for part, n in zip(parts, sizes, strict=True) if n] or list(parts[:1])
-    return seen, [n / sum(sizes) for n in sizes if n] or [1.0]
+def _by_pieces(
+    measure: Measure, parts: Sequence[Part], experiment: Experiment, metric: Metric, strata: Sequence[Strata]
+) -> Measured:
+    """Measured within phases, or within the strata of each: then `plain` is as within phases."""
+    whole = pieces_of(parts)
+    found = measure(whole, experiment, metric)
+    if not strata:
+        return found
+    pieces = pieces_of(parts, strata)
+    cells = tuple(piece.cell for piece in pieces if piece.cell is not None)
+    if len(cells) <= len(whole):
+        return replace(found, unstratified=FEW_STRATA)
+    if metric.method is not None and metric.denominator is not None:
+        return replace(found, unstratified=NO_DRAWS)
+    within = measure(pieces, experiment, metric)
+    shares = tuple(piece.share for piece in pieces)
+    return replace(
+        within,
+        plain=found.plain,
+        method=f"post-stratified, {found.method}",
+        stratified=PostStratified(within.adjusted, within.adjusted, {}, {}, cells, shares),
+        by_phase=_each_phase(measure, parts, experiment, metric, strata) if len(parts) > 1 else {},
+    )
 
 
-def _quantile(parts: Sequence[Part], experiment: Experiment, metric: Metric) -> Measured:
+def _each_phase(
+    measure: Measure, parts: Sequence[Part], experiment: Experiment, metric: Metric, strata: Sequence[Strata]
+) -> dict[int, tuple[float, Measured]]:
+    """What `Measured.by_phase` holds."""
+    n_users = sum(part.n for part in parts)
+    return {
+        i: (part.n / n_users, _by_pieces(measure, [part], experiment, metric, [of_phase]))
+        for i, (part, of_phase) in enumerate(zip(parts, strata, strict=True))
+        if part.n
+    }
+
+
+def _quantile(pieces: Sequence[Piece], experiment: Experiment, metric: Metric) -> Measured:
     assert metric.quantile is not None
-    seen, shares = _shares(parts)
+    shares = [piece.share for piece in pieces]
     estimates, problems = {}, {}
     for i, arm in enumerate(experiment.arms):
-        sample = over_strata([_sample(part, arm.name, metric) for part in seen], shares)
+        sample = over_strata([_sample(piece.part, arm.name, metric) for piece in pieces], shares)
         if metric.method == "bootstrap":
             found = bootstrap_quantile(
                 sample, metric.quantile, scale=metric.scale, draws=metric.draws, seed=SEED, arm_index=i
@@ -186,66 +231,43 @@ def _sample(part: Part, arm: str, metric: Metric) -> Clustered:
     return part.events.get(arm, Clustered(np.empty(0), np.empty(0, np.int64), 0))
 
 
-def _resampled(parts: Sequence[Part], experiment: Experiment, metric: Metric) -> Measured:
+def _resampled(
+    parts: Sequence[Part], experiment: Experiment, metric: Metric, strata: Sequence[Strata]
+) -> Measured:
     """A mean or ratio whose test statistic is compared with draws of it."""
-    seen, shares = _shares(parts)
-    estimates = {
-        arm.name: combined([_plain(part, arm.name, metric) for part in seen], shares)
-        for arm in experiment.arms
-    }
+    found = _by_pieces(_means, parts, experiment, metric, strata)
+    pieces = pieces_of(parts, strata if found.stratified else ())
     engine = ENGINES[metric.method or ""]
     references: dict[str, Reference] = {}
     for arm in experiment.treatments:
         pair = experiment.control, arm.name
-        if _varies(estimates, *pair):
-            strata = [
-                Stratum(share, *(_drawn_from(part.columns[name], metric) for name in pair))
-                for part, share in zip(seen, shares, strict=True)
+        if _varies(found.adjusted, *pair):
+            drawn = [
+                Stratum(piece.share, *(_drawn_from(piece.part.columns[name], metric) for name in pair))
+                for piece in pieces
             ]
-            reference = engine(strata, draws=metric.draws, seed=SEED)
+            reference = engine(drawn, draws=metric.draws, seed=SEED)
             if reference is not None:
                 references[arm.name] = reference
-    return Measured(estimates, estimates, {}, (), NO_ADJUSTMENT, method=metric.method, references=references)
+    return replace(found, references=references)
 
 
-def _plain(part: Part, arm: str, metric: Metric) -> Estimate:
-    return plain_estimate(_moments(part.columns[arm]) if part.sizes.get(arm) else NOBODY, metric)
+def _means(pieces: Sequence[Piece], experiment: Experiment, metric: Metric) -> Measured:
+    moments = [_arms(piece.part, experiment) for piece in pieces]
+    shares = [piece.share for piece in pieces]
+    estimates = {
+        arm.name: combined([plain_estimate(of_piece[arm.name], metric) for of_piece in moments], shares)
+        for arm in experiment.arms
+    }
+    return Measured(estimates, estimates, {}, (), NO_ADJUSTMENT, method=metric.method)
+
+
+def _arms(part: Part, experiment: Experiment) -> dict[str, Moments]:
+    return {arm.name: moments_of(part.columns.get(arm.name, {})) for arm in experiment.arms}
 
 
 def _drawn_from(columns: Columns, metric: Metric) -> Sample:
     return Sample(columns[metric.numerator], columns[metric.denominator] if metric.denominator else None)
-
-
-def _cut(by_arm: Mapping[str, Columns], caps: Caps) -> dict[str, Columns]:
-    """The columns, none above its cap."""
-    return {
-        arm: {name: np.minimum(x, _like(x, caps[name])) if name in caps else x for name, x in columns.items()}
-        for arm, columns in by_arm.items()
-    }
-
-
-def _like(x: NDArray[np.generic], cap: float) -> Any:
-    """The cap as a value of the column; the largest whole number where a float had to round it up."""
-    if x.dtype.kind == "f":
-        return x.dtype.type(cap)
-    return x.dtype.type(min(int(cap), np.iinfo(x.dtype).max))  # type: ignore[type-var]
-
-
-def _above(part: Part, name: str, value: float) -> int:
-    return sum(int((np.asarray(columns[name], float) > value).sum()) for columns in part.columns.values())
-
-
-def _only(sample: Clustered, users: NDArray[np.bool_]) -> Clustered:
-    """The events of some of the users, who are numbered anew."""
-    assert sample.users is not None, sample
-    kept, places = users[sample.users], np.cumsum(users) - 1
-    return Clustered(sample.values[kept], places[sample.users[kept]], int(users.sum()))
-
-
-def _moments(columns: Columns) -> Moments:
-    if all(x.dtype.kind in "iub" for x in columns.values()):
-        return Moments.from_arrays(**columns)
-    return Moments.from_floats(**columns)
 
 
 def _varies(estimates: Mapping[str, Estimate], control: str, treatment: str) -> bool:
@@ -254,6 +276,6 @@ def _varies(estimates: Mapping[str, Estimate], control: str, treatment: str) -> 
     return None not in pair and sum(variance or 0.0 for variance in pair) > 0
 
 
-def _absent(experiment: Experiment) -> Measured:
+def _absent(experiment: Experiment, reason: str) -> Measured:
     nothing = {arm.name: Estimate(0, None, None) for arm in experiment.arms}
-    return Measured(nothing, nothing, {}, (), NO_COVARIATES)
+    return Measured(nothing, nothing, {}, (), NO_COVARIATES, unstratified=reason)

@@ -185,28 +185,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--question", choices=QUESTIONS)
     parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--without", choices=SIDES, help="a side that is not to be measured")
     given = parser.parse_args()
     if given.side:
         print(json.dumps(answer(given.question, given.side, given.work)))
         return
     make(given.work)
-    installed = importlib.util.find_spec("tea_tasting") is not None
+    measured = given.without != "tea-tasting" and importlib.util.find_spec("tea_tasting") is not None
     results = {}
     for question in [given.question] if given.question else QUESTIONS:
-        sides = [s for s in SIDES if s != "tea-tasting" or (installed and question.startswith("users"))]
+        sides = [s for s in SIDES if s != "tea-tasting" or (measured and question.startswith("users"))]
+        sides = [side for side in sides if side != given.without]
         found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(given.rounds):
             for side in sides:
                 found[side].append(measure(question, side, given.work))
         results[question] = {"what": QUESTIONS[question], **_medians(found)}
         print(json.dumps(results[question], indent=1), file=sys.stderr)
+    without = ["--without", given.without] if given.without else []
     git = ["git", "rev-parse", "--short", "HEAD"]
     document = {
-        "command": " ".join(["python", "bench/analysis.py", "--work", "WORK", "--rounds", str(given.rounds)]),
+        "command": f"python bench/analysis.py --work WORK --rounds {' '.join([str(given.rounds), *without])}",
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "settings": {"threads": 1, "rounds": given.rounds, "rows": SIZES},
         "machine": f"{platform.machine()}, Python {platform.python_version()}, shared cores",
-        "tea_tasting": "measured" if installed else "not installed",
+        "tea_tasting": "measured" if measured else "not measured",
         "results": results,
     }
     text = json.dumps(document, indent=1)

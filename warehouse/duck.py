@@ -36,6 +36,8 @@ class DuckConnection:
     """
 
     overflows: ClassVar[tuple[type[duckdb.Error], ...]] = (duckdb.OutOfRangeException,)
+    reads_days_apart = True
+    """Whether reading the events once a day costs little more than reading them once."""
 
     def __init__(self, name: str, connection: duckdb.DuckDBPyConnection) -> None:
         self.name = name

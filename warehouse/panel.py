@@ -7,12 +7,12 @@ a row for each user and day with events: user, day_ts and x0, x1, ....
 What follows is summed once, by arm, cohort and day, and every view adds those few rows up (`sums.PanelSums`).
 A product of totals of several days is a sum of products of two days, so each user-day is joined with the same
 user's later ones. That gives the looks' covariances as well, and is cheaper than running totals by a window
-function: 3.9 M user-days of 5 days took .84 CPU s against 1.85.
+function: 3.9 M user-days of 5 days took .84 CPU s against 1.85. A week or less has a faster form (`abreast`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -22,7 +22,7 @@ MOST_COHORTS = 62
 """Days up to which pairs of days are summed by cohort; the sums of more would be too many."""
 BETWEEN = "\x1f"
 """Between arm and stratum where they are one text: no arm's name holds it."""
-MEMBERS, DAYS = "panel_members", "panel_days"
+MEMBERS, DAYS, ROWS = "panel_members", "panel_days", "panel_rows"
 """The names of the relations where they are kept for several questions."""
 
 
@@ -113,11 +113,8 @@ class Ask:
         return tuple(dict.fromkeys([*self.mixed, *((p, self.summed(x)) for p, x in self.mixed)]))
 
 
-class _Side(NamedTuple):
-    """Where a factor of products stands: a relation, and what its columns begin with."""
-
-    relation: sa.FromClause
-    prefix: str
+Side = Callable[[str], sa.ColumnElement]
+"""Where the factors of products stand: the column of a name."""
 
 
 def cell(arm: sa.ColumnElement, stratum: sa.ColumnElement) -> sa.ColumnElement:
@@ -137,28 +134,30 @@ def of_members(members: sa.FromClause, ask: Ask, key: Sequence[str]) -> sa.Selec
         *(c[name] for name in key),
         sa.func.count(),
         *(sa.func.sum(c[f"p{i}"]) for i in range(len(ask.before))),
-        *_products(ask, ask.past, _Side(members, "p"), _Side(members, "p")),
+        *products(ask, ask.past, past_of(members, ask), past_of(members, ask)),
     ).group_by(*(c[name] for name in key))
 
 
 def of_totals(totals: sa.FromClause, ask: Ask, key: Sequence[str]) -> sa.Select:
     """Rows of `of_members`, then sums of the columns, `plain` and `mixed` products, of users' totals t0..."""
+    t = _side(totals, "t", ask.columns)
     return of_members(totals, ask, key).add_columns(
-        *(sa.func.sum(totals.c[f"t{i}"]) for i in range(len(ask.columns))),
-        *_products(ask, ask.plain, _Side(totals, "t"), _Side(totals, "t")),
-        *_products(ask, ask.mixed, _Side(totals, "p"), _Side(totals, "t")),
+        *(sa.func.sum(t(name)) for name in ask.columns),
+        *products(ask, ask.plain, t, t),
+        *products(ask, ask.mixed, past_of(totals, ask), t),
     )
 
 
 def of_days(members: sa.FromClause, days: sa.FromClause, ask: Ask) -> sa.Select:
     """Rows of (arm, cohort_ts, day_ts, sums of `inner`, `inner_mixed` products)."""
     d = _with_stars(days, ask)
+    x = _side(d, "x", ask.inner)
     key = (members.c.arm, members.c.cohort_ts, d.c.day_ts)
     return (
         sa.select(
             *key,
-            *(sa.func.sum(d.c[f"x{i}"]) for i in range(len(ask.inner))),
-            *_products(ask, ask.inner_mixed, _Side(members, "p"), _Side(d, "x")),
+            *(sa.func.sum(x(name)) for name in ask.inner),
+            *products(ask, ask.inner_mixed, past_of(members, ask), x),
         )
         .join_from(d, members, d.c.user == members.c.user)
         .group_by(*key)
@@ -182,7 +181,7 @@ def crossed(members: sa.FromClause, days: sa.FromClause, ask: Ask) -> sa.Select:
             cohort,
             one.c.day_ts,
             other.c.day_ts,
-            *_products(ask, ask.inner_plain, _Side(one, "x"), _Side(other, "x")),
+            *products(ask, ask.inner_plain, _side(one, "x", ask.inner), _side(other, "x", ask.inner)),
         )
         .select_from(both.join(members, one.c.user == members.c.user))
         .group_by(*key)
@@ -221,21 +220,25 @@ def integer_of(ask: Ask, name: str) -> type[sa.types.TypeEngine[int]]:
     return WideInteger if name in ask.wide else sa.BigInteger
 
 
-def _products(ask: Ask, pairs: Sequence[Pair], one: _Side, other: _Side) -> list[sa.ColumnElement]:
+def past_of(members: sa.FromClause, ask: Ask) -> Side:
+    """The totals before the experiment."""
+    return _side(members, "p", ask.before)
+
+
+def products(ask: Ask, pairs: Sequence[Pair], one: Side, other: Side) -> list[sa.ColumnElement]:
     """The sum of the product of each pair; its first stands on the one side, its second on the other."""
     found: list[sa.ColumnElement] = []
-    for pair in pairs:
-        a, b = (
-            side.relation.c[f"{side.prefix}{_place(ask, name)}"]
-            for side, name in zip((one, other), pair, strict=True)
-        )
-        is_wide = not ask.wide.isdisjoint(pair)
+    for first, second in pairs:
+        a, b = one(first), other(second)
+        is_wide = not ask.wide.isdisjoint((first, second))
         found.append(sa.func.sum(sa.cast(a, WideInteger) * b if is_wide else a * b))
     return found
 
 
-def _place(ask: Ask, name: str) -> int:
-    return ask.before.index(name) if name in ask.before else ask.inner.index(name)
+def _side(relation: sa.FromClause, prefix: str, names: Sequence[str]) -> Side:
+    """The columns of a relation, which stand in the order of their names."""
+    places = {name: f"{prefix}{i}" for i, name in enumerate(names)}
+    return lambda name: relation.c[places[name]]
 
 
 def _with_stars(days: sa.FromClause, ask: Ask) -> sa.FromClause:

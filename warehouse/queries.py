@@ -300,9 +300,9 @@ def panel_members(
     )
 
 
-def panel_days(members: sa.FromClause, start_ts: int, days: int, columns: Sequence[str]) -> sa.Select:
-    """The days of a panel (`panel`), of these members."""
-    of_day = user_days(members, start_ts, Window(1, days), columns).subquery("of_day").c
+def panel_days(members: sa.FromClause, start_ts: int, window: Window, columns: Sequence[str]) -> sa.Select:
+    """The days of a panel (`panel`) in a window, of these members."""
+    of_day = user_days(members, start_ts, window, columns).subquery("of_day").c
     return sa.select(
         of_day.user, of_day.day_ts, *(of_day[name].label(f"x{i}") for i, name in enumerate(columns))
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import capped, loading, panel, queries, sums, values
+from warehouse import capped, loading, panel, queries, values
 from warehouse.batch import checked, content_hash, packed_rows
 from warehouse.duck import Duck
 from warehouse.events import DAY_MS, PRE
@@ -22,6 +22,7 @@ from warehouse.opening import open_database
 from warehouse.panel import Ask, Pair
 from warehouse.queries import TOTALS, Cohort, Cuts, Since, Window, days_of
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
+from warehouse.summed import summed
 from warehouse.sums import LookPair, Moments, PanelSums
 
 __all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Since", "Warehouse", "Window"]
@@ -254,10 +255,15 @@ class Warehouse:
             cuts=activity,
         )
         with self._database.kept(panel.MEMBERS, statement) as members:
+
+            def of_days(first: int, last: int) -> sa.Select:
+                return queries.panel_days(members, start_ts, Window(first, last), columns)
+
             try:
-                return self._panel(ask, members)
+                return summed(self._database, members, of_days, ask)
             except OverflowError:  # products in 64 bits are faster and mostly do; wider ones always do
-                return self._panel(replace(ask, wide=frozenset((*columns, *before))), members)
+                wide = replace(ask, wide=frozenset((*columns, *before)))
+                return summed(self._database, members, of_days, wide)
 
     def activity_cuts(self, experiment: str, pre_days: int, column: str) -> Cuts | None:
         """Where analysed users, by a total before the start, fall into thirds; None where all have 0."""
@@ -369,26 +375,6 @@ class Warehouse:
         return values.per_user(
             experiment, start_ts, checked_window, columns, before=before, pre_days=pre_days
         )
-
-    def _panel(self, ask: Ask, members: sa.FromClause) -> PanelSums:
-        rows = self._database.rows
-        of_members = rows(panel.of_members(members, ask, ("arm", "cohort_ts")))
-        if not ask.columns:
-            return sums.read(ask, of_members, [], [])
-        days = queries.panel_days(members, ask.start_ts, ask.n_days, ask.columns)
-        with self._database.kept(panel.DAYS, days) as of_days:
-            groups = [
-                rows(panel.of_totals(totals, ask, (f"g{i}", "arm")))
-                for totals in [panel.totals_of(members, of_days, ask).subquery("totals")]
-                for i in range(ask.n_groups)
-            ]
-            return sums.read(
-                ask,
-                of_members,
-                rows(panel.of_days(members, of_days, ask)),
-                rows(panel.crossed(members, of_days, ask)),
-                groups,
-            )
 
     def _is_recorded(self, batch_id: str, content: str) -> bool:
         rows = self._database.rows(sa.select(BATCHES.c.content_hash).where(BATCHES.c.batch_id == batch_id))

@@ -8,6 +8,7 @@ the end, as fractions.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import combinations_with_replacement, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -326,6 +327,27 @@ def read_one_day(
         days.append((arm, cohort, cohort, *sums, *mixed))
         both = [plain[pair] if pair in plain else plain[pair[::-1]] for pair in ask.inner_plain]
         crossed.append((arm, cohort, cohort, cohort, *both))
+    return read(ask, members, days, crossed, groups, factors)
+
+
+def read_abreast(
+    ask: Ask,
+    rows: Iterable[Sequence[Any]],
+    groups: Sequence[Iterable[Sequence[Any]]] = (),
+    factors: Mapping[str, Fraction] | None = None,
+) -> PanelSums:
+    """The rows of `abreast.sums_of` as the sums of a panel."""
+    day_ts = [ask.start_ts + k * DAY_MS for k in range(ask.n_days)]
+    n_past, n_day = 1 + len(ask.before) + len(ask.past), len(ask.inner) + len(ask.inner_mixed)
+    members, days, crossed = [], [], []
+    for arm, cohort, *numbers in rows:
+        rest = iter(numbers)
+        members.append((arm, cohort, *islice(rest, n_past)))
+        days += [(arm, cohort, day, *islice(rest, n_day)) for day in day_ts]
+        crossed += [
+            (arm, cohort, day, later, *islice(rest, len(ask.inner_plain)))
+            for day, later in combinations_with_replacement(day_ts, 2)
+        ]
     return read(ask, members, days, crossed, groups, factors)
 
 

@@ -8,6 +8,8 @@ from abtest.metrics import Metric
 if TYPE_CHECKING:
     from abtest.effects import Effect, Goal
 
+NO_STRATA = "the database could not sum users by stratum"
+
 
 def sequential_document(goal: "Goal") -> dict[str, Any]:
     """The looks at one goal: information, alpha spent at the goal's part of alpha, bound, p so far.
@@ -82,7 +84,7 @@ def strata_documents(effect: "Effect", settings: Mapping[str, Any]) -> list[dict
     arms = effect.control, effect.treatment
     for phase, (_, measured) in sorted(effect.measured.parts.items()):
         by_strata = measured.stratified
-        reason = None if by_strata else measured.unstratified or "the metric needs the values of users"
+        reason = None if by_strata else measured.unstratified or NO_STRATA
         found.append(
             {
                 "metric": effect.metric,

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from abtest.cli import main
+from tests.abtest.ramp import Ramp, make_ramp
 
 Command = Callable[..., Result]
 
@@ -36,3 +37,8 @@ def finished_run(run_small: Command, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("runs") / "small"
     run_small(folder, "poprec,comirec")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ramp() -> Ramp:
+    return make_ramp()

@@ -176,6 +176,9 @@ def test_what_has_no_trend_says_why() -> None:
     (trend,) = novelty_of([([], constant)], experiment, [metric]).trends
     assert trend.p is None
     assert trend.reason
+    drawn = Metric("x", "x", role="goal", method="bootstrap")
+    (trend,) = novelty_of([([], nothing)], experiment, [drawn]).trends
+    assert (trend.p, trend.reason) == (None, "the metric is tested by draws, a trend by the delta method")
 
 
 def test_a_trend_is_over_the_days_that_half_of_the_users_can_have_had() -> None:

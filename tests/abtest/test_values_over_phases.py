@@ -4,13 +4,11 @@ force and a loop over the log."""
 import json
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import statsmodels.api as sm
+from scipy.stats import norm
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
@@ -20,151 +18,23 @@ from abtest.stats.means import FEW_USERS
 from abtest.stats.permutation import stratified_permutation
 from abtest.stats.quantiles import bootstrap_quantile, quantile_estimate
 from tests.abtest.conftest import Command
-from warehouse.events import DAY_MS
-
-START = 31 * DAY_MS
-N, DAYS = 1500, 3
-CONFIG = """
-control = "old"
-start = 1970-02-01
-days = 3
-pre_days = 0
-[map]
-user = "uid"
-ts = "ms"
-ts_unit = "ms"
-arm = "variant"
-event = "kind"
-value = "amount"
-segment = "country"
-[totals]
-spent = { event = "buy", sum = "value" }
-[[phases]]
-day = 1
-weights = { old = 0.9, new = 0.1 }
-[[phases]]
-day = 2
-weights = { old = 0.5, new = 0.5 }
-[[metrics]]
-name = "capped"
-numerator = "spent"
-cap = 0.95
-role = "goal"
-covariates = []
-[[metrics]]
-name = "basket"
-numerator = "spent"
-denominator = "n_buy"
-cap = 0.95
-covariates = []
-[[metrics]]
-name = "p80"
-numerator = "spent"
-quantile = 0.8
-role = "goal"
-[[metrics]]
-name = "median_buy"
-numerator = "spent"
-quantile = 0.5
-over = "events"
-[[metrics]]
-name = "boot"
-numerator = "spent"
-method = "bootstrap"
-draws = 400
-[[metrics]]
-name = "permuted"
-numerator = "spent"
-method = "permutation"
-draws = 400
-[[metrics]]
-name = "spent"
-numerator = "spent"
-role = "goal"
-covariates = []
-"""
-
-
-class Ramp(NamedTuple):
-    """Users who spend much come on day 1, when few are new; the others on day 2. A row of the log a purchase,
-    one of 0 at the first exposure."""
-
-    early: np.ndarray
-    new: np.ndarray
-    country: np.ndarray
-    buyer: np.ndarray
-    day: np.ndarray
-    amount: np.ndarray
-
-    def spent(self, first: int = 1, last: int = DAYS, *, since: bool = False) -> np.ndarray:
-        day = self.day - np.where(self.early, 0, 1)[self.buyer] if since else self.day
-        inside = (day >= first) & (day <= last)
-        return np.bincount(self.buyer[inside], self.amount[inside], minlength=N)
-
-
-@pytest.fixture(scope="module")
-def ramp() -> Ramp:
-    rng = np.random.default_rng(5)
-    early = np.arange(N) < N // 2
-    new = rng.random(N) < np.where(early, 0.1, 0.5)
-    country = np.array(["FI", "日本", ""])[np.arange(N) % 3]
-    n_bought = 1 + rng.poisson(np.where(early, 5, 2))
-    buyer = np.repeat(np.arange(N), n_bought)
-    is_first = np.r_[True, np.diff(buyer) > 0]
-    day = np.where(is_first, np.where(early, 1, 2)[buyer], rng.integers(np.where(early, 1, 2)[buyer], 4))
-    taste = rng.gamma(3, np.where(early, 30, 8))
-    lift = 1 + 0.3 * new * (country == "FI")
-    return Ramp(
-        early, new, country, buyer, day, np.rint(rng.gamma(2, (taste * lift)[buyer])).astype(np.int64)
-    )
+from tests.abtest.ramp import (
+    DAYS,
+    N,
+    Ramp,
+    analyse_ramp,
+    by_cell,
+    effect,
+    half,
+    lin,
+    resampled,
+    weighted_mid_quantile,
+)
 
 
 @pytest.fixture(scope="module")
 def found(abtest: Command, ramp: Ramp, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("ramp")
-    hour = 3_600_000 * (np.arange(len(ramp.buyer)) % 23)
-    hour[np.r_[True, np.diff(ramp.buyer) > 0]] = 0
-    country = [name or None for name in ramp.country[ramp.buyer].tolist()]
-    columns = {
-        "uid": ramp.buyer,
-        "ms": START + (ramp.day - 1) * DAY_MS + 3_600_000 + hour,
-        "variant": np.where(ramp.new[ramp.buyer], "new", "old"),
-        "kind": np.full(len(ramp.buyer), "buy"),
-        "amount": ramp.amount,
-        "country": country,
-    }
-    pq.write_table(pa.table(columns), folder / "log.parquet")
-    (folder / "x.toml").write_text(CONFIG, encoding="utf-8")
-    result = abtest(
-        "analyze", str(folder / "log.parquet"), "--config", str(folder / "x.toml"), "--json",
-        "--out", str(folder),
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    document = dict(json.loads(result.stdout))
-    document["report.md"] = (folder / "report.md").read_text(encoding="utf-8")
-    return document
-
-
-def effect(found: dict[str, Any], metric: str, first: int = 1, last: int = DAYS) -> dict[str, Any]:
-    (one,) = (
-        e for e in found["effects"] if e["metric"] == metric and e["window"] == {"from": first, "to": last}
-    )
-    return dict(one)
-
-
-def lin(ramp: Ramp, y: np.ndarray, inside: np.ndarray | None = None) -> tuple[float, float]:
-    """The effect and its error in Lin's regression on arm, phase and their product, phases centred (HC2)."""
-    mask = np.ones(N, bool) if inside is None else inside
-    arm, phase = ramp.new[mask] * 1.0, ramp.early[mask] * 1.0
-    centred = phase - phase.mean()
-    fit = sm.OLS(y[mask], np.column_stack([np.ones(mask.sum()), arm, centred, arm * centred])).fit(
-        cov_type="HC2"
-    )
-    return float(fit.params[1]), float(fit.bse[1])
-
-
-def half(interval: tuple[float, float]) -> float:
-    return (interval[1] - interval[0]) / 2
+    return analyse_ramp(abtest, ramp, tmp_path_factory.mktemp("ramp"))
 
 
 @pytest.mark.parametrize("last", [2, 3])
@@ -185,13 +55,6 @@ def test_a_capped_mean_is_lins_regression_on_values_cut_at_the_quantile_of_all_p
     assert used["caps"] == [{"column": "spent", "value": cap, "n_above": int((spent > cap).sum())}]
 
 
-def weighted_mid_quantile(x: np.ndarray, weights: np.ndarray, q: float) -> float:
-    held = weights > 0
-    values, place = np.unique(x[held], return_inverse=True)
-    mass = np.bincount(place, weights[held]) / weights.sum()
-    return float(np.interp(q, np.cumsum(mass) - mass / 2, values))
-
-
 def test_a_window_in_which_one_phase_has_users_is_that_phase(found: dict[str, Any], ramp: Ramp) -> None:
     spent = ramp.spent(1, 1)[ramp.early]
     cap = np.quantile(spent, 0.95, method="inverted_cdf")
@@ -204,15 +67,6 @@ def test_a_window_in_which_one_phase_has_users_is_that_phase(found: dict[str, An
     )
 
 
-def by_phase(early: np.ndarray, new: np.ndarray, arm: int) -> np.ndarray:
-    """What each user of an arm weighs: one over the chance of the arm in the user's phase."""
-    weights = np.zeros(len(early))
-    for mask in (early, ~early):
-        mine = mask & (new == bool(arm))
-        weights[mine] = mask.mean() / mine.sum()
-    return weights
-
-
 @pytest.mark.parametrize("metric", ["p80", "median_buy"])
 def test_a_quantile_weighs_users_by_phase_and_has_the_error_of_a_brute_force_bootstrap(
     found: dict[str, Any], ramp: Ramp, metric: str
@@ -222,25 +76,11 @@ def test_a_quantile_weighs_users_by_phase_and_has_the_error_of_a_brute_force_boo
     values = ramp.spent() if of_users else ramp.amount.astype(float)
     owner = np.arange(N) if of_users else ramp.buyer
 
-    def quantiles(copies: np.ndarray) -> list[float]:
-        return [
-            weighted_mid_quantile(values, (copies * by_phase(ramp.early, ramp.new, arm))[owner], q)
-            for arm in (0, 1)
-        ]
-
+    quantiles, deviation = resampled(ramp, values, owner, q, ramp.early)
     one = effect(found, metric)
-    assert [one["control_mean"], one["treatment_mean"]] == pytest.approx(quantiles(np.ones(N)), rel=1e-9)
-    rng = np.random.default_rng(1)
-    drawn = []
-    for _ in range(150):
-        copies = np.zeros(N)
-        for cell in product((ramp.early, ~ramp.early), (ramp.new, ~ramp.new)):
-            mine = np.flatnonzero(cell[0] & cell[1])
-            np.add.at(copies, rng.choice(mine, len(mine)), 1.0)
-        old, new = quantiles(copies)
-        drawn.append(new - old)
+    assert [one["control_mean"], one["treatment_mean"]] == pytest.approx(quantiles, rel=1e-9)
     width = half(one["difference_ci"]) / (1.96 if one["level"] == pytest.approx(0.95) else 2.3)
-    assert width == pytest.approx(np.std(drawn), rel=0.25)
+    assert width == pytest.approx(deviation, rel=0.25)
 
 
 def test_the_bootstrap_of_a_quantile_over_strata_agrees_with_the_delta_method(ramp: Ramp) -> None:
@@ -310,7 +150,7 @@ def test_segments_of_metrics_of_values_are_compared_within_phases_and_corrected_
         difference, _ = lin(ramp, cut, inside)
         assert one["difference"] == pytest.approx(difference, rel=1e-9)
         assert one["n_control"] == (inside & ~ramp.new).sum()
-        weights = [by_phase(ramp.early[inside], ramp.new[inside], arm) for arm in (0, 1)]
+        weights = [by_cell(ramp.early[inside], ramp.new[inside], arm) for arm in (0, 1)]
         assert rows["p80", segment]["treatment_mean"] == pytest.approx(
             weighted_mid_quantile(spent[inside], weights[1], 0.8), rel=1e-9
         )
@@ -350,8 +190,35 @@ def test_days_since_exposure_are_those_of_a_loop(
     else:
         old, new = cut[ramp.early & ~ramp.new], cut[ramp.early & ramp.new]
         assert one["difference"] == pytest.approx(new.mean() - old.mean(), rel=1e-9)
+
+
+def test_the_trend_of_a_capped_mean_is_the_slope_of_lifts_with_the_error_of_resampled_users(
+    found: dict[str, Any], ramp: Ramp
+) -> None:
+    """Of those who can have had the days that half of the users can have had: here three."""
     trends = {trend["metric"]: trend for trend in found["since_exposure"]["trends"]}
-    assert trends["capped"]["reason"] == "a trend is tested of means and ratios of whole totals"
+    days = trends["capped"]["days"]
+    assert (days, trends["capped"]["n_control"] + trends["capped"]["n_treatment"]) == (3, ramp.early.sum())
+    cut = []
+    for k in range(1, days + 1):
+        spent = ramp.spent(k, k, since=True)[ramp.early]
+        cut.append(np.minimum(spent, np.quantile(spent, 0.95, method="inverted_cdf")))
+    users, new = np.array(cut).T, ramp.new[ramp.early]
+
+    def slope(of_old: np.ndarray, of_new: np.ndarray) -> float:
+        lifts = of_new.mean(axis=0) / of_old.mean(axis=0) - 1
+        return float(np.polyfit(np.arange(days), lifts, 1)[0])
+
+    one = trends["capped"]
+    assert one["slope"] == pytest.approx(slope(users[~new], users[new]), rel=1e-9)
+    rng = np.random.default_rng(6)
+    drawn = [
+        slope(*(side[rng.integers(0, len(side), len(side))] for side in (users[~new], users[new])))
+        for _ in range(400)
+    ]
+    z = half(one["slope_ci"]) / np.std(drawn)
+    assert z == pytest.approx(-norm.ppf((1 - one["level"]) / 2), rel=0.12)
+    assert trends["p80"]["reason"] == "the errors of a quantile on several days are not known together"
     assert trends["spent"]["p"] is not None
 
 

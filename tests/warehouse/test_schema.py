@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from warehouse import queries
+from warehouse import abreast, queries
 from warehouse.duck import compiled
 from warehouse.events import Event, Kind
 from warehouse.panel import Ask, crossed, of_days, of_totals, totals_of
@@ -25,7 +25,11 @@ ASK = Ask(
 MEMBERS = queries.panel_members(
     "feed", 0, 3, pre_days=2, before=["n_play"], cuts=queries.Cuts("n_play", 3, 9)
 )
-DAYS = queries.panel_days(MEMBERS.subquery("members"), 0, 3, COLUMNS)
+WINDOWS = [queries.Window(1, 3), *(queries.Window(day, day) for day in (1, 2, 3))]
+DAYS, *SINGLE_DAYS = (
+    queries.panel_days(MEMBERS.subquery("members"), 0, window, COLUMNS) for window in WINDOWS
+)
+ROWS = abreast.rows_of(MEMBERS.cte("m"), SINGLE_DAYS, ASK).subquery("rows")
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -64,6 +68,9 @@ def test_every_kind_is_counted() -> None:
         DAYS,
         of_days(MEMBERS.cte("m"), DAYS.cte("d"), ASK),
         crossed(MEMBERS.cte("m"), DAYS.cte("d"), ASK),
+        ROWS.select(),
+        abreast.sums_of(ROWS, ASK),
+        of_totals(abreast.totals_of(ROWS, ASK).subquery(), ASK, ("g0", "arm")),
         of_totals(totals_of(MEMBERS.cte("m"), DAYS.cte("d"), ASK).subquery(), ASK, ("g0", "arm")),
     ],
 )

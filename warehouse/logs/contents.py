@@ -20,7 +20,7 @@ def extent(log: LogTables) -> sa.Select:
     )
     return sa.select(
         sa.func.count(),
-        sa.func.count(log.events.c[log.mapping.user]),
+        sa.func.count(log.user),
         sa.func.count(log.ts),
         sa.func.count(own_arm),
         sa.func.min(log.ts),

@@ -15,7 +15,7 @@ def assigned(log: LogTables, span: Span) -> sa.Select:
             where.append(log.kind == log.exposure_event)
         return _per_user(log, log.events, log.user, log.ts, where)
     a = log.assignment
-    user = log.as_id(a.c[log.mapping.assignment_user or log.mapping.user])
+    user = log.assigned_user
     ts = log.assignment_ts
     first = sa.case((ts > span.start_ts, ts), else_=span.start_ts)
     return _per_user(log, a, user, first, [user.is_not(None), first < span.end_ts, *log.usable])
@@ -25,8 +25,7 @@ def ignored(log: LogTables, span: Span) -> sa.Select:
     """(arm, users) of the arms that are left out."""
     source, user, inside = log.events, log.user, log.inside(span)
     if log.assignment is not None:
-        source = log.assignment
-        user, inside = source.c[log.mapping.assignment_user or log.mapping.user], []
+        source, user, inside = log.assignment, log.assigned_user, []
     return (
         sa.select(log.arm, sa.func.count(user.distinct()))
         .select_from(source)

@@ -1,7 +1,7 @@
 """EventLog: what an analysis of an experiment asks of an open log: sums and values of its exposed users."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from math import frexp
@@ -13,11 +13,13 @@ from warehouse import capped
 from warehouse.logs import panel, values
 from warehouse.logs.central import central_moments, central_sums
 from warehouse.logs.opened import Extent, OpenLog, UserCounts, ValueCounts
+from warehouse.logs.panel import Exponents
 from warehouse.logs.tables import Span
 from warehouse.logs.totals import Total
-from warehouse.panel import DAYS, MEMBERS, Ask, Pair, crossed, of_days, of_members, of_totals, totals_of
+from warehouse.panel import DAYS, MEMBERS, Ask, Pair, of_totals
 from warehouse.queries import Window, days_of
-from warehouse.sums import Moments, PanelSums, read, read_one_day
+from warehouse.summed import summed
+from warehouse.sums import Moments, PanelSums, read_one_day
 from warehouse.values import ArmValues, EventValues, Values, of_arm
 
 GRID_BITS = (53, 48, 40, 32)
@@ -105,7 +107,11 @@ class EventLog(OpenLog):
         ask = self._ask(span, totals, pairs, past)
         ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self.is_float(t)))
         try:
-            with self._relations(ask, span, totals, past, pre_days, None, exposed) as (who, days):
+            members = panel.members(self._tables, span, ask, self._exposed(span), past, pre_days, None)
+            with (
+                self._database.kept(MEMBERS, members) as who,
+                self._database.kept(DAYS, self._days(ask, span, totals, who, None)) as days,
+            ):
                 rows = self._database.rows(central_sums(who, days, ask, span, windows))
             scales = [self.scale(total) for total in (*past, *totals)]
             found = central_moments(rows, ask, scales)
@@ -251,58 +257,40 @@ class EventLog(OpenLog):
     ) -> PanelSums:
         exponents = self._exponents([*totals, *past], bits)
         factors = self._factors([*totals, *past], exponents)
-        rows, groups = self._database.rows, [f"g{i}" for i in range(ask.n_groups)]
+        rows = self._database.rows
         if self._is_one_row_a_user(span, exposed) and not (past and self.has_times):
             at_once = panel.totals_at_once(self._tables, span, ask, totals, past, exponents).subquery("t")
             return read_one_day(
                 ask,
                 rows(of_totals(at_once, ask, ("arm", "cohort_ts"))),
-                [rows(of_totals(at_once, ask, (group, "arm"))) for group in groups],
+                [rows(of_totals(at_once, ask, (f"g{i}", "arm"))) for i in range(ask.n_groups)],
                 factors,
             )
-        with self._relations(ask, span, totals, past, pre_days, exponents, exposed) as (who, days):
-            per_user = totals_of(who, days, ask).subquery("totals")
-            grouped = [rows(of_totals(per_user, ask, (group, "arm"))) for group in groups]
-            if span.days == 1:
-                return read_one_day(
-                    ask, rows(of_totals(per_user, ask, ("arm", "cohort_ts"))), grouped, factors
-                )
-            of_users = rows(of_members(who, ask, ("arm", "cohort_ts")))
-            if not totals:
-                return read(ask, of_users, [], [], grouped, factors)
-            return read(
-                ask, of_users, rows(of_days(who, days, ask)), rows(crossed(who, days, ask)), grouped, factors
-            )
+        members = panel.members(self._tables, span, ask, self._exposed(span), past, pre_days, exponents)
+        with self._database.kept(MEMBERS, members) as who:
 
-    @contextmanager
-    def _relations(
-        self,
-        ask: Ask,
-        span: Span,
-        totals: Sequence[Total],
-        past: Sequence[Total],
-        pre_days: int,
-        exponents: Mapping[str, int] | None,
-        exposed: UserCounts,
-    ) -> Iterator[tuple[sa.FromClause, sa.FromClause]]:
-        """The members and their days, kept for as long as the block asks."""
+            def days(first: int, last: int) -> sa.Select:
+                return self._days(ask, span.part(first, last), totals, who, exponents)
+
+            return summed(self._database, who, days, ask, factors)
+
+    def _days(
+        self, ask: Ask, span: Span, totals: Sequence[Total], who: sa.FromClause, exponents: Exponents
+    ) -> sa.Select:
+        """What members did on each day of a span."""
         log = self._tables
         first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
         lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
         lacks_users = log.drawn_between is not None
-        members = panel.members(log, span, ask, self._exposed(span), past, pre_days, exponents)
-        with self._database.kept(MEMBERS, members) as who:
-            days = panel.days(
-                log,
-                span,
-                ask,
-                totals,
-                who,
-                exponents,
-                counts_from_start=not (first_counts or lacks_arms or lacks_users),
-            )
-            with self._database.kept(DAYS, days) as of_days:
-                yield who, of_days
+        return panel.days(
+            log,
+            span,
+            ask,
+            totals,
+            who,
+            exponents,
+            counts_from_start=not (first_counts or lacks_arms or lacks_users),
+        )
 
     def _is_one_row_a_user(self, span: Span, exposed: UserCounts) -> bool:
         """Whether the log is a table of users already, all of them exposed in the one day there is."""

@@ -37,7 +37,7 @@ def tables_of(
         form_of(database, source, columns[mapping.ingest], mapping.ts_unit) if mapping.ingest else None
     )
     assigned = assigned_form = None
-    ids_as_text = False
+    assigned_kind = columns[mapping.user].kind
     if assignment is None:
         for key in ("assignment_user", "assignment_arm", "assignment_ts"):
             if getattr(mapping, key) is not None:
@@ -55,7 +55,7 @@ def tables_of(
         for name in mapping.segments:
             find_column(own, name, "the assignment")
         assigned = _clause(assignment, own)
-        ids_as_text = own[mapping.assignment_user or ""].kind != columns[mapping.user].kind
+        assigned_kind = own[mapping.assignment_user or ""].kind
         if mapping.assignment_ts is not None:
             assigned_form = form_of(database, assigned, own[mapping.assignment_ts], mapping.ts_unit)
     return LogTables(
@@ -68,7 +68,8 @@ def tables_of(
         tuple(ignored_arms),
         exposure_event,
         assigned_form,
-        ids_as_text,
+        ids_as_text=assigned_kind != columns[mapping.user].kind,
+        assignment_user_kind=assigned_kind,
     )
 
 

@@ -30,6 +30,8 @@ class Database(Protocol):
     """What a log asks of the database that holds it."""
 
     name: str
+    reads_days_apart: bool
+    """Whether reading the events once a day costs little more than reading them once."""
 
     def rows(self, statement: sa.Select | sa.CompoundSelect) -> list[tuple[Any, ...]]:
         """All rows. OverflowError where a number does not fit its type, ValueError for any other failure."""
@@ -155,6 +157,7 @@ class LogDuck(DuckConnection):
         try:
             text = f"{reader}({files})"
             if reader == "read_csv":
+                self.reads_days_apart = False
                 header = self._connection.sql(f"SELECT * FROM {text} LIMIT 0").columns
                 kept = ", ".join(
                     f"{_quoted_text(column)}: 'VARCHAR'" for column in header if column in as_text

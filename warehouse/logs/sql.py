@@ -15,6 +15,8 @@ from warehouse.logs.columns import Column
 class SqlDatabase:
     """A connection that only reads."""
 
+    reads_days_apart = False
+
     def __init__(self, url: str) -> None:
         parsed = _parsed(url)
         self.name = parsed.render_as_string(hide_password=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from warehouse.events import DAY_MS
-from warehouse.logs.columns import Column, LogMapping
+from warehouse.logs.columns import Column, Kind, LogMapping
 from warehouse.logs.times import EpochMs
 
 
@@ -27,6 +27,7 @@ class LogTables:
     exposure_event: str | None = None
     assignment_ts_form: str | None = None
     ids_as_text: bool = False
+    assignment_user_kind: Kind = "text"
     drawn_between: tuple[int, int] | None = None
     """Only users who got their arm in [from_ts, until_ts): those of a phase."""
 
@@ -38,12 +39,15 @@ class LogTables:
 
     @property
     def user(self) -> sa.ColumnElement:
-        """As text where the ids of the assignment are of another type."""
-        return self.as_id(self.events.c[self.mapping.user])
+        """The id in a row of the events, NULL for none; text where the assignment's are of another type."""
+        return self._id(self.events.c[self.mapping.user], self.columns[self.mapping.user].kind)
 
-    def as_id(self, column: sa.ColumnElement) -> sa.ColumnElement:
-        """A column of ids as it is compared between events and assignment."""
-        return sa.cast(column, sa.String) if self.ids_as_text else column
+    @property
+    def assigned_user(self) -> sa.ColumnElement:
+        """The id in a row of the assignment, to be compared with `user`."""
+        assert self.assignment is not None
+        column = self.assignment.c[self.mapping.assignment_user or self.mapping.user]
+        return self._id(column, self.assignment_user_kind)
 
     @property
     def arm(self) -> sa.ColumnElement:
@@ -90,6 +94,11 @@ class LogTables:
         assert self.mapping.event is not None
         return sa.cast(self.events.c[self.mapping.event], sa.String)
 
+    def _id(self, column: sa.ColumnElement, kind: Kind) -> sa.ColumnElement:
+        """NaN is how tables of floats say that there is no id: all rows with it would be one user."""
+        known = sa.case(((column - column) == 0, column)) if kind == "float" else column
+        return sa.cast(known, sa.String) if self.ids_as_text else known
+
 
 @dataclass(frozen=True)
 class Span:
@@ -105,6 +114,10 @@ class Span:
     @property
     def end_ts(self) -> int:
         return self.begin(self.days + 1)
+
+    def part(self, first: int, last: int) -> "Span":
+        """Days first to last of it."""
+        return Span(self.begin(first), last - first + 1)
 
     def day_ts(self, ts: sa.ColumnElement) -> sa.ColumnElement:
         """The first moment of the day of a time at or after the start."""

@@ -217,6 +217,31 @@ def test_what_a_log_holds_is_counted(put: Put) -> None:
     assert set(arms) == {OLD, NEW}
 
 
+@pytest.mark.parametrize("assigned", [False, True])
+def test_an_id_that_is_not_a_number_is_no_user(put: Put, assigned: bool) -> None:
+    """All rows with NaN as their id were those of one user, in one arm or in all of them."""
+    rows = random_rows(6)
+    ids = {name: float(i) for i, name in enumerate(sorted({row["uid"] for row in rows}))}
+    found = []
+    for missing in (None, float("nan")):
+        named = [row | {AMOUNT: missing if i % 9 == 0 else ids[row["uid"]]} for i, row in enumerate(rows)]
+        arms = [{AMOUNT: i, "variant": (OLD, NEW)[int(i) % 2]} for i in ids.values()]
+        where = put(named, [*arms, {AMOUNT: missing, "variant": OLD}] if assigned else None)
+        mapping = LogMapping(user=AMOUNT, ts="at", arm="variant", event="kind")
+        with EventLog.open(
+            where.places, mapping, table=where.table, assignment=where.assignment, threads=1
+        ) as log:
+            users, totals = (
+                log.exposed(SPAN),
+                [Total("n_buy", "count", BUY), Total("cents", "sum", None, "cents")],
+            )
+            sums = log.moments(SPAN, WINDOWS, totals, [("n_buy", "cents")], users)
+            found.append((log.extent(), users, sums, log.duplicates(SPAN)))
+    assert found[0] == found[1]
+    assert found[0][0].without_user == 45
+    assert sum(found[0][1].by_arm().values()) > 20
+
+
 def test_an_exposure_event_is_where_a_user_begins_to_count(put: Put) -> None:
     rows = random_rows(7)
     where = put(rows, None)
