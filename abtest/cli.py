@@ -184,6 +184,35 @@ def truth(place: Path, workers: int | None, keep: bool, as_json: bool, quiet: bo
 
 
 @main.command()
+@click.argument("place", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@exits
+def faults(place: Path, as_json: bool, quiet: bool) -> int:
+    """Which health checks would notice what: faults of known kinds in copies of a finished run.
+
+    Crashes, wrong salts, late exposures, lost and doubled events, slow clocks, bots and more, each alone,
+    with the verdict and the lifts that it leads to. The run itself is not changed.
+
+    \b
+    Examples:
+      abtest faults runs/experiment-1
+      abtest faults runs/experiment-1 --json
+    """
+    from abtest.faults import try_faults
+    from abtest.progress import Progress
+    from abtest.report.faults import faults_section
+    from abtest.report.terminal import print_sections
+
+    found = checked(try_faults, place, Progress(quiet=quiet))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_sections([faults_section(found)])
+    return OK
+
+
+@main.command()
 @click.argument("place", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
 @exits

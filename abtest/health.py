@@ -7,6 +7,7 @@ and segment, and of the pre-period's metrics, are Holm's.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from abtest.checks import DETECTION_POWER, SAMPLE_RATIO_THRESHOLD, Check
 from abtest.estimates import NOBODY, measure_phases
@@ -17,6 +18,11 @@ from abtest.stats.means import compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import holm
 from abtest.stats.srm import sample_ratio, smallest_loss
+from warehouse.events import PRE
+
+if TYPE_CHECKING:
+    from abtest.analysis import PhaseRows
+    from abtest.effects import MomentsRow
 
 Counts = Mapping[str, int]
 
@@ -135,6 +141,26 @@ def check_pre_period(
         f" {percent(tests[worst].lift)}, adjusted p {p_value(adjusted[worst].p_adjusted)} (fails below 0.001)"
     )
     return Check(name, "failed" if broken else "ok", adjusted[worst].p_adjusted, detail)
+
+
+def totals_before(phases: Iterable["PhaseRows"], days: int) -> list[dict[str, Moments]]:
+    """Of each phase and arm, the totals before the start under the names of those since."""
+    return [
+        {row.arm: _as_before(row) for row in phase.moments if tuple(row.window) == (1, days)}
+        for phase in phases
+    ]
+
+
+def _as_before(row: "MomentsRow") -> Moments:
+    return Moments(
+        row.n,
+        {name.removeprefix(PRE): value for name, value in row.sums.items() if name.startswith(PRE)},
+        {
+            (a.removeprefix(PRE), b.removeprefix(PRE)): value
+            for (a, b), value in row.products.items()
+            if a.startswith(PRE) and b.startswith(PRE)
+        },
+    )
 
 
 def check_days(experiment: Experiment, rows_by_day: Mapping[int, int], start_ts: int) -> Check:

@@ -10,8 +10,6 @@ from warehouse.events import PRE
 if TYPE_CHECKING:
     from abtest.analysis import PhaseRows
     from abtest.checks import Check
-    from abtest.effects import MomentsRow
-    from abtest.stats.moments import Moments as UserMoments
     from abtest.study import Study
     from warehouse.logs.log import EventLog, UserCounts
 
@@ -80,27 +78,11 @@ def health(
 
 def _pre_period(log: "EventLog", study: "Study", phases: Sequence["PhaseRows"]) -> "Check":
     from abtest.checks import Check
-    from abtest.health import check_pre_period
+    from abtest.health import check_pre_period, totals_before
 
     if not log.has_times or not study.past:
         return Check("pre_period", "not_run", None, "the log holds nothing before the start")
-    last = (1, study.experiment.days)
-    before = [{row.arm: _as_before(row) for row in phase.moments if row.window == last} for phase in phases]
     names = {total.name.removeprefix(PRE) for total in study.past}
     metrics = [metric for metric in study.metrics if set(metric.columns) <= names]
+    before = totals_before(phases, study.experiment.days)
     return check_pre_period(study.experiment, before, metrics, study.pre_days)
-
-
-def _as_before(row: "MomentsRow") -> "UserMoments":
-    """The totals before the start under the names of those since."""
-    from abtest.stats.moments import Moments
-
-    return Moments(
-        row.n,
-        {name.removeprefix(PRE): value for name, value in row.sums.items() if name.startswith(PRE)},
-        {
-            (a.removeprefix(PRE), b.removeprefix(PRE)): value
-            for (a, b), value in row.products.items()
-            if a.startswith(PRE) and b.startswith(PRE)
-        },
-    )

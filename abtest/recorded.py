@@ -10,15 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from abtest.experiment import OUTSIDE, Experiment
+from abtest.experiment import Experiment
 from abtest.manifest import versions
-from warehouse.events import DAY_MS
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis
-    from abtest.checks import Check
     from abtest.metrics import Metric
     from warehouse.store import Cohort, Cuts, Moments, PanelSums, Warehouse
 
@@ -74,6 +70,7 @@ def analyse_warehouse(
     """
     from abtest.analysis import analyse_phases, rows_of_phases
     from abtest.metrics import by_moments
+    from abtest.run_health import check_warm_up, health_of_run
     from abtest.sources import RunSource, Sources
 
     recorded = warehouse.experiment(name)
@@ -90,12 +87,16 @@ def analyse_warehouse(
         [row for row in warehouse.daily_exposed(cohort) if row[0] <= experiment.days] for cohort in cohorts
     ]
     segments = _activity(sums, cuts) if cuts else [{} for _ in sums]
+    phases = rows_of_phases(sums, [_by_arm(exposed) for exposed in daily], segments, experiment)
     return analyse_phases(
         settings,
-        rows_of_phases(sums, [_by_arm(exposed) for exposed in daily], segments, experiment),
+        phases,
         crossovers=warehouse.crossovers(name),
         metrics=metrics,
-        more_checks=health_of_run(warehouse, settings, daily, segments),
+        more_checks=[
+            *health_of_run(warehouse, settings, daily, segments),
+            *([check_warm_up(experiment, phases, summed, pre_days)] if pre_days else []),
+        ],
         sources=Sources(
             RunSource(warehouse, name, pre_days=pre_days),
             tuple(
@@ -157,9 +158,10 @@ def panel_of(
 def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Experiment:
     """The experiment up to the last day that is over; ValueError where none is."""
     from abtest.health import last_full_day
+    from abtest.run_health import events_by_day
 
     experiment = Experiment.from_settings(settings)
-    rows = _events_by_day(warehouse, experiment.days, settings["start_ts"])
+    rows = events_by_day(warehouse, experiment.days, settings["start_ts"])
     last_ts = max((last for _, last in rows.values()), default=None)
     if last_ts is None:
         return experiment
@@ -198,59 +200,4 @@ def _by_arm(daily: list[tuple[int, str, int]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for _, arm, n in daily:
         found[arm] = found.get(arm, 0) + n
-    return found
-
-
-def _events_by_day(warehouse: "Warehouse", days: int, start_ts: int) -> dict[int, tuple[int, int]]:
-    """(events, last ts) of each day of an experiment that holds any."""
-    rows = warehouse.sql(
-        f"SELECT (ts - {start_ts}) // {DAY_MS} + 1 AS day, count(*) AS n, max(ts) AS last FROM events"
-        f" WHERE ts >= {start_ts} AND ts < {start_ts + days * DAY_MS} GROUP BY ALL ORDER BY day"
-    ).to_pylist()
-    return {row["day"]: (row["n"], row["last"]) for row in rows}
-
-
-def health_of_run(
-    warehouse: "Warehouse",
-    settings: dict[str, Any],
-    daily: list[list[tuple[int, str, int]]],
-    segments: "list[dict[str, dict[str, list[Moments]]]]",
-) -> "list[Check]":
-    """The checks of a recorded run beyond its totals: assignment, users by day and segment, days' events.
-
-    `daily` and `segments` are of each phase.
-    """
-    from abtest import health
-    from abtest.checks import check_sample_ratio
-
-    experiment, start_ts = Experiment.from_settings(settings), settings["start_ts"]
-    slices, weights = health.slices_of(experiment, daily)
-    exposures = warehouse.sql("SELECT experiment, user, arm, first_ts FROM exposures ORDER BY ALL")
-    mine = np.array(exposures["experiment"].to_pylist()) == experiment.name
-    users, recorded = exposures["user"].to_numpy()[mine], np.array(exposures["arm"].to_pylist())[mine]
-    names = np.array([arm.name for arm in experiment.arms])
-    counts = {name: int((recorded == name).sum()) for name in names.tolist()}
-    given = experiment.assign_at(users, exposures["first_ts"].to_numpy()[mine] - start_ts)
-    wrong = int(((given == OUTSIDE) | (names[given] != recorded)).sum()) if len(users) else 0
-    found = []
-    if settings.get("n_users"):
-        last = int(experiment.phase_at(experiment.days * DAY_MS - 1)[0])
-        arms = experiment.assign(np.arange(settings["n_users"]), last)
-        assigned = np.bincount(arms[arms != OUTSIDE], minlength=len(names))
-        counted = dict(zip(names.tolist(), assigned.tolist(), strict=True))
-        check = check_sample_ratio(experiment, counted, phase=last)
-        found.append(replace(check, name="sample_ratio_assigned"))
-    found.append(health.check_recorded_arms(counts, wrong))
-    by_segment = {}
-    for i, of_phase in enumerate(segments):
-        suffix = f", phase {i + 1}" if len(segments) > 1 else ""
-        for label, of_arms in ((n, rows) for found_in in of_phase.values() for n, rows in found_in.items()):
-            by_segment[label + suffix] = {row.arm: row.n for row in of_arms}
-            weights[label + suffix] = experiment.weights(i)
-    found += health.check_slices(experiment, slices, by_segment, weights)[: 2 if by_segment else 1]
-    rows = _events_by_day(warehouse, experiment.days, start_ts)
-    events = {day: n for day, (n, _) in rows.items()}
-    found.append(health.check_days(experiment, events, start_ts))
-    last_ts = max((last for _, last in rows.values()), default=None)
-    found.append(health.check_watermark(experiment, events, last_ts, start_ts))
     return found
