@@ -42,8 +42,8 @@ from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
 
 if TYPE_CHECKING:
-    from warehouse.sums import LookPair, PanelSums
-    from warehouse.sums import Moments as SummedMoments
+    from warehouse.panel.sums import LookPair, PanelSums
+    from warehouse.panel.sums import Moments as SummedMoments
 
 __all__ = ["SCHEMA_VERSION", "Analysis", "Check", "Effect", "Verdict", "Window", "analyse", "windows"]
 

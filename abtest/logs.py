@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from abtest.checks import Check
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
-    from warehouse.sums import Moments, PanelSums
+    from warehouse.panel.sums import Moments, PanelSums
 
 MOST_SEGMENTS = 20
 """Segments of a column that are shown; the users of all others are together in one."""
@@ -155,7 +155,7 @@ def sums_of(
     phases: Sequence[PhaseOfLog], study: Study
 ) -> tuple[list["PanelSums"], list["dict[str, PanelSums] | None"]]:
     """The sums of each phase's users, and those by stratum where there are strata."""
-    from warehouse.sums import by_stratum
+    from warehouse.panel.reading import by_stratum
 
     found = [
         log.panel(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from warehouse.panel import WideInteger
+from warehouse.panel.ask import WideInteger
 
 Number = int | float
 

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import capped, loading, panel, queries, values
+from warehouse import capped, loading, queries, values
 from warehouse.batch import checked, content_hash, packed_rows
 from warehouse.duck import Duck
 from warehouse.events import DAY_MS, PRE
 from warehouse.opening import open_database
-from warehouse.panel import Ask, Pair
+from warehouse.panel.ask import MEMBERS, Ask, Pair
+from warehouse.panel.summed import summed
+from warehouse.panel.sums import LookPair, Moments, PanelSums
 from warehouse.queries import TOTALS, Cohort, Cuts, Since, Window, days_of
 from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
-from warehouse.summed import summed
-from warehouse.sums import LookPair, Moments, PanelSums
 
 __all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Since", "Warehouse", "Window"]
 
@@ -231,7 +231,7 @@ class Warehouse:
         pre_days: int = 0,
         activity: Cuts | None = None,
     ) -> PanelSums:
-        """The sums of days 1 to `days` from which every view of an experiment follows (`sums.PanelSums`).
+        """The sums of days 1 to `days` from which every view of an experiment follows (`PanelSums`).
 
         `products` are pairs of columns; with `pre_` before its name a column is the total of the last
         `pre_days` days before the start. With `activity` users are also summed by how active they were then.
@@ -254,7 +254,7 @@ class Warehouse:
             before=[name.removeprefix(PRE) for name in before],
             cuts=activity,
         )
-        with self._database.kept(panel.MEMBERS, statement) as members:
+        with self._database.kept(MEMBERS, statement) as members:
 
             def of_days(first: int, last: int) -> sa.Select:
                 return queries.panel_days(members, start_ts, Window(first, last), columns)

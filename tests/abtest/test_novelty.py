@@ -16,7 +16,7 @@ from abtest.novelty import ONE_DAY, novelty_of, trend_days
 from tests.abtest.conftest import Command
 from tests.abtest.test_logs import START_MS, document
 from warehouse.events import DAY_MS, day_name
-from warehouse.sums import Moments
+from warehouse.panel.sums import Moments
 
 DAYS = 4
 CONFIG = f"""

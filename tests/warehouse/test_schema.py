@@ -6,10 +6,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from warehouse import abreast, queries
+from warehouse import queries
 from warehouse.duck import compiled
 from warehouse.events import Event, Kind
-from warehouse.panel import Ask, crossed, of_days, of_totals, totals_of
+from warehouse.panel import abreast
+from warehouse.panel.ask import Ask
+from warehouse.panel.statements import crossed, of_days, of_totals, totals_of
 from warehouse.schema import KEYS, RANGES, RECORDS, TABLES, arrow_schema
 
 COLUMNS = ("n_play", "watch_ms")

@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from warehouse.logs.tables import Span
-from warehouse.panel import Ask
+from warehouse.panel.ask import Ask
+from warehouse.panel.sums import Moments, Number
 from warehouse.queries import Window
-from warehouse.sums import Moments, Number
 
 
 def central_sums(

@@ -16,10 +16,12 @@ from warehouse.logs.opened import Extent, OpenLog, UserCounts, ValueCounts
 from warehouse.logs.panel import Exponents
 from warehouse.logs.tables import Span
 from warehouse.logs.totals import Total
-from warehouse.panel import DAYS, MEMBERS, Ask, Pair, of_totals
+from warehouse.panel.ask import DAYS, MEMBERS, Ask, Pair
+from warehouse.panel.reading import read_one_day
+from warehouse.panel.statements import of_totals
+from warehouse.panel.summed import summed
+from warehouse.panel.sums import Moments, PanelSums
 from warehouse.queries import Window, days_of
-from warehouse.summed import summed
-from warehouse.sums import Moments, PanelSums, read_one_day
 from warehouse.values import ArmValues, EventValues, Values, of_arm
 
 GRID_BITS = (53, 48, 40, 32)
@@ -50,7 +52,7 @@ class EventLog(OpenLog):
 
         `products` are pairs of names of totals. `past` are totals of the same users in the `pre_days` before
         the start, under other names. With `by_segment` users are also summed by their segments. With
-        `stratum`, the index of a segment, arms are cells of it (`sums.by_stratum`).
+        `stratum`, the index of a segment, arms are cells of it (`panel.reading.by_stratum`).
 
         All sums are exact, so they do not depend on the order of rows or the number of threads: floats are
         put on a grid of 2^-53 of the largest. OverflowError where the database has no integers wide enough.

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from warehouse.events import DAY_MS
 from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, value_expression
-from warehouse.panel import Ask, cell, integer_of
+from warehouse.panel.ask import Ask, cell, integer_of
 
 Exponents = Mapping[str, int] | None
 """By column of floats: the power of 2 by which its values are multiplied and rounded to whole numbers. None:

@@ -218,7 +218,7 @@ def test_integers_beyond_64_bits_stay_exact(tmp_path: Path) -> None:
 def test_merged_moments_are_those_of_chans_formula() -> None:
     """Chan, Golub and LeVeque (1979), from the textbook form, against the fractions that are added."""
     from warehouse.logs.central import central_moments
-    from warehouse.panel import Ask
+    from warehouse.panel.ask import Ask
 
     def parts(values: list[float]) -> tuple[int, float, float]:
         mean = sum(values) / len(values)

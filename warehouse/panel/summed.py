@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from warehouse import abreast, panel
-from warehouse.panel import DAYS, ROWS, Ask
-from warehouse.sums import PanelSums, read, read_abreast, read_one_day
+from warehouse.panel import abreast, statements
+from warehouse.panel.ask import DAYS, ROWS, Ask
+from warehouse.panel.reading import read, read_abreast, read_one_day
+from warehouse.panel.sums import PanelSums
 
 Days = Callable[[int, int], sa.Select]
 """What members did on days first to last: user, day_ts, x0, x1, ..., of days with events only."""
@@ -38,7 +39,7 @@ def summed(
 ) -> PanelSums:
     """The sums of these members; `factors` as in `PanelSums`."""
     if not ask.columns:
-        return read(ask, database.rows(panel.of_members(members, ask, ("arm", "cohort_ts"))), [], [])
+        return read(ask, database.rows(statements.of_members(members, ask, ("arm", "cohort_ts"))), [], [])
     if abreast.suits(ask) and (database.reads_days_apart or ask.n_days == 1):
         return _abreast(database, members, days, ask, factors)
     return _by_pairs(database, members, days, ask, factors)
@@ -53,7 +54,7 @@ def _abreast(
         totals = abreast.totals_of(rows, ask).subquery("totals")
         groups = _groups(database, totals, ask)
         if ask.n_days == 1:
-            of_totals = panel.of_totals(totals, ask, ("arm", "cohort_ts"))
+            of_totals = statements.of_totals(totals, ask, ("arm", "cohort_ts"))
             return read_one_day(ask, database.rows(of_totals), groups, factors)
         return read_abreast(ask, database.rows(abreast.sums_of(rows, ask)), groups, factors)
 
@@ -61,18 +62,18 @@ def _abreast(
 def _by_pairs(
     database: Asked, members: sa.FromClause, days: Days, ask: Ask, factors: Mapping[str, Fraction] | None
 ) -> PanelSums:
-    of_members = database.rows(panel.of_members(members, ask, ("arm", "cohort_ts")))
+    of_members = database.rows(statements.of_members(members, ask, ("arm", "cohort_ts")))
     with database.kept(DAYS, days(1, ask.n_days)) as of_days:
-        totals = panel.totals_of(members, of_days, ask).subquery("totals")
+        totals = statements.totals_of(members, of_days, ask).subquery("totals")
         return read(
             ask,
             of_members,
-            database.rows(panel.of_days(members, of_days, ask)),
-            database.rows(panel.crossed(members, of_days, ask)),
+            database.rows(statements.of_days(members, of_days, ask)),
+            database.rows(statements.crossed(members, of_days, ask)),
             _groups(database, totals, ask),
             factors,
         )
 
 
 def _groups(database: Asked, totals: sa.FromClause, ask: Ask) -> list[list[tuple[Any, ...]]]:
-    return [database.rows(panel.of_totals(totals, ask, (f"g{i}", "arm"))) for i in range(ask.n_groups)]
+    return [database.rows(statements.of_totals(totals, ask, (f"g{i}", "arm"))) for i in range(ask.n_groups)]

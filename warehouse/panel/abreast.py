@@ -1,15 +1,16 @@
 """The sums of a panel of few days, each user's days beside each other in one row.
 
-The same sums as by pairs of user-days (`panel.of_days`, `panel.crossed`), in one pass over the users: every
-pair of days is a pair of columns, so no user-day is joined with another. Each day's rows are grouped for
-themselves, so the events are read once a day: for a database to which that is cheap.
+The same sums as by pairs of user-days (`statements.of_days`, `statements.crossed`), in one pass over the
+users: every pair of days is a pair of columns, so no user-day is joined with another. Each day's rows are
+grouped for themselves, so the events are read once a day: for a database to which that is cheap.
 """
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from warehouse.panel import Ask, Side, integer_of, of_members, past_of, products, star
+from warehouse.panel.ask import Ask, integer_of, star
+from warehouse.panel.statements import Side, of_members, past_of, products
 
 MOST_DAYS, MOST_SUMS = 7, 1_000
 """Beyond a week, or so many columns of an answer, pairs of days are joined: most users do nothing on most
@@ -40,7 +41,7 @@ def rows_of(members: sa.FromClause, days: Sequence[sa.Select], ask: Ask) -> sa.S
 
 
 def totals_of(rows: sa.FromClause, ask: Ask) -> sa.Select:
-    """As `panel.totals_of`: the rows with the totals of all days, t0..."""
+    """As `statements.totals_of`: the rows with the totals of all days, t0..."""
     found = []
     for i, name in enumerate(ask.columns):
         of_days = [rows.c[f"d{k}x{i}"] for k in range(ask.n_days)]
@@ -50,7 +51,7 @@ def totals_of(rows: sa.FromClause, ask: Ask) -> sa.Select:
 
 
 def sums_of(rows: sa.FromClause, ask: Ask) -> sa.Select:
-    """Rows of `panel.of_members` by (arm, cohort_ts), then for each day the sums of `inner` and the
+    """Rows of `statements.of_members` by (arm, cohort_ts), then for each day the sums of `inner` and the
     `inner_mixed` products, then for each pair of days, the earlier first, the `inner_plain` products."""
     days, past = range(ask.n_days), past_of(rows, ask)
     values = [_of_day(rows, k, ask) for k in days]
