@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
     from warehouse.store import Cohort, Cuts, Warehouse
+    from warehouse.users import UserTotals
 
 Window = tuple[int, ...]
 """A first and a last day, or days since exposure (`warehouse.queries.Since`)."""
@@ -85,19 +86,13 @@ class RunSource:
         if metric.cap_value is not None:
             return _numerator_only(metric, round(metric.cap_value * metric.scale))
         assert metric.cap is not None, metric
-        return list(self._warehouse.caps(self._experiment, window, metric.columns, metric.cap))
+        return list(self._warehouse.caps(self._experiment, self._asked(metric, window), metric.cap))
 
     def capped(
         self, metric: Metric, window: Window, caps: Sequence[Any]
     ) -> tuple[dict[str, Moments], list[CapUsed]]:
-        rows, above = self._warehouse.capped(
-            self._experiment,
-            window,
-            metric.columns,
-            caps,
-            before=metric.past if self._pre_days else (),
-            pre_days=self._pre_days,
-        )
+        asked = self._asked(metric, window, with_past=True)
+        rows, above = self._warehouse.capped(self._experiment, asked, caps)
         used = [CapUsed(*cap) for cap in zip(metric.columns, caps, above, strict=True) if cap[1] is not None]
         return {arm: Moments(*row) for arm, row in rows.items()}, used
 
@@ -107,13 +102,8 @@ class RunSource:
     def users(
         self, metric: Metric, window: Window, *, with_past: bool = False
     ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
-        found = self._warehouse.user_values(
-            self._experiment,
-            window,
-            metric.columns,
-            before=metric.past if with_past and self._pre_days else (),
-            pre_days=self._pre_days,
-        )
+        asked = self._asked(metric, window, with_past=with_past)
+        found = self._warehouse.user_values(self._experiment, asked)
         return {arm: values.columns for arm, values in found.items()}
 
     def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
@@ -134,6 +124,12 @@ class RunSource:
             for arm, keys in found.items()
         }
 
+    def _asked(self, metric: Metric, window: Window, *, with_past: bool = False) -> "UserTotals[str]":
+        from warehouse.users import UserTotals
+
+        past = metric.past if with_past and self._pre_days else ()
+        return UserTotals(window, metric.columns, past, self._pre_days)
+
 
 class LogSource:
     """A foreign log, or its view of a phase."""
@@ -149,21 +145,15 @@ class LogSource:
             is_whole = not self._log.is_float(self._totals[metric.numerator])
             return _numerator_only(metric, round(value) if is_whole else value)
         assert metric.cap is not None, metric
-        totals = [self._totals[name] for name in metric.columns]
-        return list(self._log.caps(self._study.span, window, totals, metric.cap, self._exposed))
+        asked = self._asked(metric.columns, window)
+        return list(self._log.caps(self._study.span, asked, metric.cap, self._exposed))
 
     def capped(
         self, metric: Metric, window: Window, caps: Sequence[Any]
     ) -> tuple[dict[str, Moments], list[CapUsed]]:
         columns = list(dict.fromkeys(metric.columns))
-        rows, above = self._log.capped(
-            self._study.span,
-            window,
-            [self._totals[name] for name in columns],
-            caps[: len(columns)],
-            past=self._past(metric),
-            pre_days=self._study.pre_days,
-        )
+        asked = self._asked(columns, window, self._past(metric))
+        rows, above = self._log.capped(self._study.span, asked, caps[: len(columns)])
         used = [
             CapUsed(name, self.cap_of(name, cap), n)
             for name, cap, n in zip(columns, caps, above, strict=False)
@@ -178,14 +168,8 @@ class LogSource:
     def users(
         self, metric: Metric, window: Window, *, with_past: bool = False
     ) -> "dict[str, Mapping[str, NDArray[np.generic]]]":
-        found = self._log.user_values(
-            self._study.span,
-            window,
-            [self._totals[name] for name in metric.columns],
-            self._exposed,
-            past=self._past(metric) if with_past else (),
-            pre_days=self._study.pre_days,
-        )
+        asked = self._asked(metric.columns, window, self._past(metric) if with_past else ())
+        found = self._log.user_values(self._study.span, asked, self._exposed)
         return {arm: values.columns for arm, values in found.items()}
 
     def events(self, metric: Metric, window: Window) -> dict[str, Clustered]:
@@ -204,6 +188,13 @@ class LogSource:
             arm: {name: np.where(labels == "", NONE, labels) for name, labels in columns.items()}
             for arm, columns in found.items()
         }
+
+    def _asked(
+        self, columns: Sequence[str], window: Window, past: "Sequence[Total]" = ()
+    ) -> "UserTotals[Total]":
+        from warehouse.users import UserTotals
+
+        return UserTotals(window, [self._totals[name] for name in columns], past, self._study.pre_days)
 
     def _past(self, metric: Metric) -> "list[Total]":
         """Its covariates; none where the log does not hold them all."""

@@ -1,176 +1,26 @@
-"""Warehouse: where a run is recorded, exactly once, and the questions that an analysis asks of it."""
+"""Warehouse: the questions that an analysis asks of a recorded run."""
 
-import hashlib
-import json
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations_with_replacement
-from pathlib import Path
-from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from warehouse import capped, loading, queries, values
-from warehouse.batch import checked, content_hash, packed_rows
-from warehouse.duck import Duck
+from warehouse import capped, queries, run_users
 from warehouse.events import DAY_MS, PRE
-from warehouse.opening import open_database
 from warehouse.panel.ask import MEMBERS, Ask, Pair
 from warehouse.panel.summed import summed
 from warehouse.panel.sums import LookPair, Moments, PanelSums
 from warehouse.queries import TOTALS, Cohort, Cuts, Since, Window, days_of
-from warehouse.schema import BATCHES, EXPERIMENTS, STAGED, TABLES, Range
+from warehouse.recording import Recording
+from warehouse.users import ArmValues, EventValues, UserTotals, Values, of_arm
 
-__all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Since", "Warehouse", "Window"]
-
-HASH_BLOCK_ROWS = 262_144
+__all__ = ["Cohort", "Cuts", "LookPair", "Moments", "PanelSums", "Since", "UserTotals", "Warehouse", "Window"]
 
 
-class Warehouse:
-    """A database of events. Open it with `Warehouse.open`, close it or use it in a `with` block.
-
-    Bad input raises ValueError or LookupError, a file that cannot be used OSError or ValueError, always in
-    one sentence. One warehouse serves one thread.
-    """
-
-    def __init__(self, database: Duck) -> None:
-        self._database = database
-        self._in_transaction = False
-
-    @classmethod
-    def open(
-        cls, url: str | Path, *, memory_limit: str = "1GB", threads: int = 2, read_only: bool = False
-    ) -> Self:
-        """The warehouse at a path, at "duckdb:///path" or, for a short life, at "duckdb:///:memory:".
-
-        A file that is not there is made, unless `read_only`. One process at a time may write to a file.
-        """
-        return cls(open_database(url, memory_limit=memory_limit, threads=threads, read_only=read_only))
-
-    def close(self) -> None:
-        """Give the file back. Closing twice is harmless."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    # Recording
-
-    def record(
-        self,
-        batch_id: str,
-        *,
-        events: pa.Table | None = None,
-        exposures: pa.Table | None = None,
-        propensities: pa.Table | None = None,
-        items: pa.Table | None = None,
-        users: pa.Table | None = None,
-    ) -> int:
-        """Store a batch and its row in the ledger in one transaction, and return how many rows were new.
-
-        The same batch again stores nothing and returns 0; the same id with other rows is a ValueError. Rows
-        whose key (`schema.KEYS`) is stored already are left out; an exposure keeps its earliest first_ts.
-        """
-        given = {
-            "events": events,
-            "exposures": exposures,
-            "propensities": propensities,
-            "items": items,
-            "users": users,
-        }
-        tables = {name: checked(name, table) for name, table in given.items() if table is not None}
-        content = content_hash(tables)
-        with self.atomic(), ExitStack() as staged:
-            if self._is_recorded(batch_id, content):
-                return 0
-            for name, table in tables.items():
-                staged.enter_context(self._database.staged(STAGED[name].name, table))
-            for name in tables:
-                self._check_constant(name)
-            n_new = sum(self._load(name, table) for name, table in tables.items())
-            self._enter_in_ledger(batch_id, content, n_new, tables.get("events"))
-        return n_new
-
-    @contextmanager
-    def atomic(self) -> Iterator[None]:
-        """Everything recorded in the block is stored together, or nothing of it where the block raises."""
-        if self._in_transaction:
-            yield
-            return
-        if self._database.read_only:
-            raise ValueError(f"{self._database.path} was opened read-only; open it for writing to record")
-        self._in_transaction = True
-        try:
-            with self._database.transaction():
-                yield
-        finally:
-            self._in_transaction = False
-
-    def register(self, name: str, settings: dict[str, Any]) -> None:
-        """Keep the settings of an experiment, which must tell `start_ts`, the first moment of its day 1.
-
-        Registering the same again does nothing; other settings under a known name are a ValueError.
-        """
-        if type(settings.get("start_ts")) is not int:
-            raise ValueError(
-                f"experiment {name!r} has start_ts {settings.get('start_ts')!r}; give milliseconds"
-            )
-        text = json.dumps(settings, allow_nan=False)
-        with self.atomic():
-            known = self._experiments().get(name)
-            if known is None:
-                self._database.write(EXPERIMENTS.insert().values(name=name, settings=text))
-            elif known != json.loads(text):
-                raise ValueError(f"experiment {name!r} is registered with other settings; take another name")
-
-    # What was recorded
-
-    def experiment(self, name: str | None = None) -> dict[str, Any]:
-        """The settings of an experiment; without a name, of the only one. LookupError names the known."""
-        known = self._experiments()
-        names = ", ".join(sorted(known)) or "none"
-        if name is None and len(known) == 1:
-            return next(iter(known.values()))
-        if name is None:
-            raise LookupError(f"{len(known)} experiments are registered, so name one; registered: {names}")
-        if name not in known:
-            raise LookupError(f"unknown experiment {name!r}; registered: {names}")
-        return known[name]
-
-    def interactions(self, before: int | None = None) -> pa.Table:
-        """Plays before a moment: user, item, ts, by user and time; repeats are kept."""
-        return self._database.table(queries.interactions(before))
-
-    def impressions(self, before: int | None = None) -> pa.Table:
-        """Impressions before a moment: user, item, ts, position, watch_ms and play, long_view, like, comment,
-        share, follow as 0 or 1 (what was done before that moment), by user and time."""
-        return self._database.table(queries.impressions(before))
-
-    def counts(self) -> dict[str, int]:
-        """Rows of each table."""
-        tables = {**TABLES, "batches": BATCHES, "experiments": EXPERIMENTS}
-        return {
-            name: self._scalar(sa.select(sa.func.count()).select_from(table))
-            for name, table in tables.items()
-        }
-
-    def event_hash(self) -> str:
-        """A hash of all events in the order of (ts, key), the same however they were recorded."""
-        digest = hashlib.blake2b(digest_size=16)
-        for block in self._database.blocks(queries.ordered_events(), HASH_BLOCK_ROWS):
-            digest.update(packed_rows(block))
-        return digest.hexdigest()
-
-    def sql(self, text: str) -> pa.Table:
-        """The answer to a SELECT. Sums of integers come as floats: cast them to BIGINT for all digits."""
-        return self._database.ask(text)
+class Warehouse(Recording):
+    """A recording that is asked what an experiment did: exposures, sums by arm, and single users."""
 
     # What an experiment did
 
@@ -274,61 +124,43 @@ class Warehouse:
 
     # What single users did
 
-    def caps(
-        self, experiment: str | Cohort, window: tuple[int, ...], columns: Sequence[str], share: float
-    ) -> list[int]:
+    def caps(self, experiment: str | Cohort, asked: UserTotals[str], share: float) -> list[int]:
         """The value of each column with a share of the analysed users, of all arms, at or below it."""
-        users = self._per_user(experiment, window, columns)
+        users = self._per_user(experiment, asked)
         n_users = self._scalar(sa.select(sa.func.count()).select_from(users.subquery("users")))
         if not n_users:
-            return [0] * len(columns)
+            return [0] * len(asked.totals)
         rank = capped.rank_of(share, n_users)
-        return [int(value) for value in self._database.rows(capped.caps_at(users, len(columns), rank))[0]]
+        return [
+            int(value) for value in self._database.rows(capped.caps_at(users, len(asked.totals), rank))[0]
+        ]
 
     def capped(
-        self,
-        experiment: str | Cohort,
-        window: tuple[int, ...],
-        columns: Sequence[str],
-        caps: Sequence[int | None],
-        *,
-        before: Sequence[str] = (),
-        pre_days: int = 0,
+        self, experiment: str | Cohort, asked: UserTotals[str], caps: Sequence[int | None]
     ) -> tuple[dict[str, capped.CutMoments], list[int]]:
-        """By arm, moments of a window with each user's total at most the cap of its column, and users above
-        each cap.
+        """By arm, moments with each user's total at most the cap of its column, and users above each cap.
 
-        Columns of the `pre_days` days `before` the start stand beside them as `pre_` and the name, not cut.
+        Columns of the past stand beside them as `pre_` and the name, not cut.
         """
-        users = self._per_user(experiment, window, columns, before=before, pre_days=pre_days)
-        names = [*columns, *(PRE + name for name in before)]
-        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in before)]))
+        users = self._per_user(experiment, asked)
+        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in asked.past)]))
         above = self._database.rows(capped.above(users, caps))[0]
-        return capped.read(rows, names), [int(n) for n in above]
+        return capped.read(rows, _names(asked)), [int(n) for n in above]
 
-    def user_values(
-        self,
-        experiment: str | Cohort,
-        window: tuple[int, ...],
-        columns: Sequence[str],
-        *,
-        before: Sequence[str] = (),
-        pre_days: int = 0,
-    ) -> dict[str, values.ArmValues]:
+    def user_values(self, experiment: str | Cohort, asked: UserTotals[str]) -> dict[str, ArmValues]:
         """By arm, each column with a value for every analysed user, 0 without events, by the users' ids;
-        columns of `before` the start as `pre_` and the name."""
-        users = self._per_user(experiment, window, columns, before=before, pre_days=pre_days)
-        names = [*columns, *(PRE + name for name in before)]
+        columns of the past as `pre_` and the name."""
+        users, names = self._per_user(experiment, asked), _names(asked)
         found = {}
         for arm in self.exposed(experiment):
-            table = self._database.table(values.of_arm(users, arm, len(names)))
+            table = self._database.table(of_arm(users, arm, len(names)))
             arrays = [table[f"c{i}"].to_numpy() for i in range(len(names))]
-            found[arm] = values.ArmValues(dict(zip(names, arrays, strict=True)))
+            found[arm] = ArmValues(dict(zip(names, arrays, strict=True)))
         return found
 
     def user_activity(
         self, experiment: str | Cohort, window: tuple[int, ...], cuts: Cuts, pre_days: int
-    ) -> dict[str, values.Values]:
+    ) -> dict[str, Values]:
         """By arm, how active each analysed user was before (`queries.Activity`), by the users' ids."""
         days = checked_days(window).last_cohort
         members = queries.panel_members(
@@ -340,88 +172,33 @@ class Warehouse:
             cuts=cuts,
         )
         return {
-            arm: self._database.table(values.of_arm(members, arm, 1, prefix="g"))["g0"].to_numpy()
+            arm: self._database.table(of_arm(members, arm, 1, prefix="g"))["g0"].to_numpy()
             for arm in self.exposed(experiment)
         }
 
     def event_values(
         self, experiment: str | Cohort, window: tuple[int, ...], column: str
-    ) -> dict[str, values.EventValues]:
+    ) -> dict[str, EventValues]:
         """By arm, the values of the events that `column` adds up, and whose they are."""
-        checked_window = checked_days(window)
-        start_ts = self._start_ts(experiment)
+        days, start_ts = checked_days(window), self._start_ts(experiment)
         counts = self.daily_exposed(experiment)
         found = {}
         for arm in self.exposed(experiment):
-            table = self._database.table(values.per_event(experiment, start_ts, checked_window, column, arm))
-            n = sum(n for day, of_arm, n in counts if of_arm == arm and day <= checked_window.last_cohort)
-            found[arm] = values.EventValues(table["value"].to_numpy(), table["place"].to_numpy(), n)
+            table = self._database.table(run_users.per_event(experiment, start_ts, days, column, arm))
+            n = sum(n for day, of_arm, n in counts if of_arm == arm and day <= days.last_cohort)
+            found[arm] = EventValues(table["value"].to_numpy(), table["place"].to_numpy(), n)
         return found
 
     # Steps
 
-    def _per_user(
-        self,
-        experiment: str | Cohort,
-        window: tuple[int, ...],
-        columns: Sequence[str],
-        *,
-        before: Sequence[str] = (),
-        pre_days: int = 0,
-    ) -> sa.Select:
-        checked_window = checked_days(window)
-        checked_columns([*columns, *before])
-        start_ts = self._start_ts(experiment)
-        return values.per_user(
-            experiment, start_ts, checked_window, columns, before=before, pre_days=pre_days
-        )
-
-    def _is_recorded(self, batch_id: str, content: str) -> bool:
-        rows = self._database.rows(sa.select(BATCHES.c.content_hash).where(BATCHES.c.batch_id == batch_id))
-        if rows and rows[0][0] != content:
-            raise ValueError(f"batch {batch_id!r} was recorded with other rows; give a new batch a new id")
-        return bool(rows)
-
-    def _check_constant(self, name: str) -> None:
-        if name in loading.CONSTANT:
-            key = self._scalar(loading.differing(name))
-            if key is not None:
-                raise ValueError(f"{name[:-1]} {key} comes with two different rows; {name} do not change")
-
-    def _load(self, name: str, table: pa.Table) -> int:
-        if not table.num_rows:
-            return 0
-        near = None
-        if name in loading.NEAR:
-            extremes = pc.min_max(table[loading.NEAR[name]]).as_py()
-            near = Range(extremes["min"], extremes["max"])
-        if name == "exposures":
-            self._database.write(loading.earlier_exposures())
-        any_repeated = self._scalar(loading.repeated_keys(name)) > 0
-        return self._database.write(loading.insert_new(name, near, any_repeated=any_repeated))
-
-    def _enter_in_ledger(self, batch_id: str, content: str, n_rows: int, events: pa.Table | None) -> None:
-        extremes = {"min": None, "max": None} if events is None else pc.min_max(events["ts"]).as_py()
-        row = {
-            "batch_id": batch_id,
-            "content_hash": content,
-            "n_rows": n_rows,
-            "min_ts": extremes["min"],
-            "max_ts": extremes["max"],
-            "committed_at_ms": time.time_ns() // 1_000_000,
-        }
-        self._database.write(BATCHES.insert().values(**row))
-
-    def _experiments(self) -> dict[str, dict[str, Any]]:
-        rows = self._database.rows(sa.select(EXPERIMENTS.c.name, EXPERIMENTS.c.settings))
-        return {name: json.loads(settings) for name, settings in rows}
+    def _per_user(self, experiment: str | Cohort, asked: UserTotals[str]) -> sa.Select:
+        checked_days(asked.window)
+        checked_columns([*asked.totals, *asked.past])
+        return run_users.per_user(experiment, self._start_ts(experiment), asked)
 
     def _start_ts(self, experiment: str | Cohort) -> int:
         name = experiment.experiment if isinstance(experiment, Cohort) else experiment
         return self.experiment(name)["start_ts"]
-
-    def _scalar(self, statement: sa.Select) -> Any:
-        return self._database.rows(statement)[0][0]
 
 
 def checked_windows(windows: Iterable[tuple[int, int]]) -> list[Window]:
@@ -448,3 +225,7 @@ def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
         if name not in TOTALS:
             raise LookupError(f"unknown column {name!r}; totals have: {', '.join(TOTALS)}")
     return tuple(name for name in TOTALS if name in columns)
+
+
+def _names(asked: UserTotals[str]) -> list[str]:
+    return [*asked.totals, *(PRE + name for name in asked.past)]

@@ -296,7 +296,7 @@ numerator = "n_play"
 def test_a_run_is_analysed_again_with_other_metrics(
     abtest: Command, finished_run: Path, tmp_path: Path
 ) -> None:
-    from warehouse.store import Warehouse
+    from warehouse.store import UserTotals, Warehouse
 
     config = tmp_path / "metrics.toml"
     config.write_text(RUN_METRICS, encoding="utf-8")
@@ -317,7 +317,10 @@ def test_a_run_is_analysed_again_with_other_metrics(
         name = found["experiment"]["name"]
         control = found["effects"][0]["control"]
         views = warehouse.event_values(name, (1, 2), "watch_ms")[control].values
-        watched = [x.columns["watch_ms"] for x in warehouse.user_values(name, (1, 2), ["watch_ms"]).values()]
+        watched = [
+            x.columns["watch_ms"]
+            for x in warehouse.user_values(name, UserTotals((1, 2), ["watch_ms"])).values()
+        ]
     cap = np.quantile(np.concatenate(watched), 0.9, method="inverted_cdf")
     assert row(found, "caps", "watch_capped")["caps"][0]["value"] == cap
     median = effect(found, "view_median", 1, 2)["control_mean"]

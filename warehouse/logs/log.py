@@ -10,10 +10,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from warehouse import capped
-from warehouse.logs import panel, values
+from warehouse.logs import log_users, members
 from warehouse.logs.central import central_moments, central_sums
+from warehouse.logs.members import Exponents
 from warehouse.logs.opened import Extent, OpenLog, UserCounts, ValueCounts
-from warehouse.logs.panel import Exponents
 from warehouse.logs.tables import Span
 from warehouse.logs.totals import Total
 from warehouse.panel.ask import DAYS, MEMBERS, Ask, Pair
@@ -22,13 +22,13 @@ from warehouse.panel.statements import of_totals
 from warehouse.panel.summed import summed
 from warehouse.panel.sums import Moments, PanelSums
 from warehouse.queries import Window, days_of
-from warehouse.values import ArmValues, EventValues, Values, of_arm
+from warehouse.users import ArmValues, EventValues, UserTotals, Values, of_arm
 
 GRID_BITS = (53, 48, 40, 32)
 """Floats are rounded to whole multiples of a power of 2, so that the largest has so many bits: the first is a
 double's own precision, the others are for sums of squares that would not fit 127 bits."""
 
-__all__ = ["EventLog", "Extent", "Span", "UserCounts", "ValueCounts"]
+__all__ = ["EventLog", "Extent", "Span", "UserCounts", "UserTotals", "ValueCounts"]
 
 
 class EventLog(OpenLog):
@@ -109,9 +109,9 @@ class EventLog(OpenLog):
         ask = self._ask(span, totals, pairs, past)
         ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self.is_float(t)))
         try:
-            members = panel.members(self._tables, span, ask, self._exposed(span), past, pre_days, None)
+            people = members.members(self._tables, span, ask, self._exposed(span), past, pre_days, None)
             with (
-                self._database.kept(MEMBERS, members) as who,
+                self._database.kept(MEMBERS, people) as who,
                 self._database.kept(DAYS, self._days(ask, span, totals, who, None)) as days,
             ):
                 rows = self._database.rows(central_sums(who, days, ask, span, windows))
@@ -124,59 +124,41 @@ class EventLog(OpenLog):
     # What single users did
 
     def caps(
-        self, span: Span, window: tuple[int, ...], totals: Sequence[Total], share: float, exposed: UserCounts
+        self, span: Span, asked: UserTotals[Total], share: float, exposed: UserCounts
     ) -> list[int | float]:
         """The value of each total with a share of the analysed users, of all arms, at or below it.
 
         A decimal is in units of its last place here and in `capped`.
         """
-        users = self._per_user(span, window, totals)
-        n_users = sum(exposed.until(arm, days_of(window).last_cohort) for arm in exposed.by_arm())
+        n_users = sum(exposed.until(arm, days_of(asked.window).last_cohort) for arm in exposed.by_arm())
         if not n_users:
-            return [0] * len(totals)
-        (row,) = self._database.rows(capped.caps_at(users, len(totals), capped.rank_of(share, n_users)))
+            return [0] * len(asked.totals)
+        rank = capped.rank_of(share, n_users)
+        (row,) = self._database.rows(capped.caps_at(self._per_user(span, asked), len(asked.totals), rank))
         return list(row)
 
     def capped(
-        self,
-        span: Span,
-        window: tuple[int, ...],
-        totals: Sequence[Total],
-        caps: Sequence[int | float | None],
-        *,
-        past: Sequence[Total] = (),
-        pre_days: int = 0,
+        self, span: Span, asked: UserTotals[Total], caps: Sequence[int | float | None]
     ) -> tuple[dict[str, capped.CutMoments], list[int]]:
         """By arm, exact moments of a window with each user's total at most its cap, and users above each cap.
 
-        The `past` is not cut. Totals are whole numbers or decimals; OverflowError where sums are too large
-        for the database's integers.
+        The past is not cut. Totals are whole numbers or decimals; OverflowError where sums are too large for
+        the database's integers.
         """
-        users = self._per_user(span, window, totals, past=past, pre_days=pre_days)
-        asked = [*totals, *past]
-        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in past)]))
+        users, totals = self._per_user(span, asked), [*asked.totals, *asked.past]
+        rows = self._database.rows(capped.capped_sums(users, [*caps, *(None for _ in asked.past)]))
         (above,) = self._database.rows(capped.above(users, caps))
-        found = capped.read(rows, [total.name for total in asked], [self.scale(total) for total in asked])
+        found = capped.read(rows, [total.name for total in totals], [self.scale(total) for total in totals])
         return found, [int(n) for n in above]
 
-    def user_values(
-        self,
-        span: Span,
-        window: tuple[int, ...],
-        totals: Sequence[Total],
-        exposed: UserCounts,
-        *,
-        past: Sequence[Total] = (),
-        pre_days: int = 0,
-    ) -> dict[str, ArmValues]:
+    def user_values(self, span: Span, asked: UserTotals[Total], exposed: UserCounts) -> dict[str, ArmValues]:
         """By arm, each total with a value for every analysed user, 0 for nothing, by the users' ids."""
-        users = self._per_user(span, window, totals, past=past, pre_days=pre_days)
-        asked = [*totals, *past]
+        users, totals = self._per_user(span, asked), [*asked.totals, *asked.past]
         found = {}
         for arm in exposed.by_arm():
-            arrays = self._database.arrays(of_arm(users, arm, len(asked)))
+            arrays = self._database.arrays(of_arm(users, arm, len(totals)))
             found[arm] = ArmValues(
-                {total.name: self._unscaled(total, x) for total, x in zip(asked, arrays, strict=True)}
+                {total.name: self._unscaled(total, x) for total, x in zip(totals, arrays, strict=True)}
             )
         return found
 
@@ -190,7 +172,9 @@ class EventLog(OpenLog):
             )
         found = {}
         for arm in exposed.by_arm():
-            statement = values.per_event(self._tables, span, self._exposed(span), days_of(window), total, arm)
+            statement = log_users.per_event(
+                self._tables, span, self._exposed(span), days_of(window), total, arm
+            )
             users, x = self._database.arrays(statement)
             n_users = exposed.until(arm, days_of(window).last_cohort)
             found[arm] = EventValues(self._unscaled(total, x), users.astype(np.int64), n_users)
@@ -200,7 +184,7 @@ class EventLog(OpenLog):
         self, span: Span, window: tuple[int, ...], exposed: UserCounts
     ) -> dict[str, dict[str, Values]]:
         """By arm and segment column, the segment of every analysed user, "" for none, by the users' ids."""
-        statement = values.segments(self._tables, span, self._exposed(span), days_of(window))
+        statement = log_users.segments(self._tables, span, self._exposed(span), days_of(window))
         names = self.mapping.segments
         found = {}
         for arm in exposed.by_arm():
@@ -210,19 +194,8 @@ class EventLog(OpenLog):
 
     # Steps
 
-    def _per_user(
-        self,
-        span: Span,
-        window: tuple[int, ...],
-        totals: Sequence[Total],
-        *,
-        past: Sequence[Total] = (),
-        pre_days: int = 0,
-    ) -> sa.Select:
-        users = self._exposed(span)
-        return values.per_user(
-            self._tables, span, users, days_of(window), totals, past=past, pre_days=pre_days
-        )
+    def _per_user(self, span: Span, asked: UserTotals[Total]) -> sa.Select:
+        return log_users.per_user(self._tables, span, self._exposed(span), asked)
 
     def _unscaled(self, total: Total, x: Values) -> Values:
         scale = self.scale(total)
@@ -261,15 +234,15 @@ class EventLog(OpenLog):
         factors = self._factors([*totals, *past], exponents)
         rows = self._database.rows
         if self._is_one_row_a_user(span, exposed) and not (past and self.has_times):
-            at_once = panel.totals_at_once(self._tables, span, ask, totals, past, exponents).subquery("t")
+            at_once = members.totals_at_once(self._tables, span, ask, totals, past, exponents).subquery("t")
             return read_one_day(
                 ask,
                 rows(of_totals(at_once, ask, ("arm", "cohort_ts"))),
                 [rows(of_totals(at_once, ask, (f"g{i}", "arm"))) for i in range(ask.n_groups)],
                 factors,
             )
-        members = panel.members(self._tables, span, ask, self._exposed(span), past, pre_days, exponents)
-        with self._database.kept(MEMBERS, members) as who:
+        people = members.members(self._tables, span, ask, self._exposed(span), past, pre_days, exponents)
+        with self._database.kept(MEMBERS, people) as who:
 
             def days(first: int, last: int) -> sa.Select:
                 return self._days(ask, span.part(first, last), totals, who, exponents)
@@ -284,7 +257,7 @@ class EventLog(OpenLog):
         first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
         lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
         lacks_users = log.drawn_between is not None
-        return panel.days(
+        return members.days(
             log,
             span,
             ask,

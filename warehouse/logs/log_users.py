@@ -1,4 +1,4 @@
-"""What single users did in a foreign log, in the form of `warehouse.values`: caps, quantiles, re-sampling."""
+"""What single users did in a foreign log, as tables of users (`warehouse.users`) and as events."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from warehouse.events import DAY_MS
 from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.totals import Total, value_expression
-from warehouse.queries import Since, Window
-from warehouse.values import indexed
+from warehouse.queries import Since, Window, days_of
+from warehouse.users import UserTotals, indexed
 
 
 class SortedSum(FunctionElement[float]):
@@ -32,30 +32,22 @@ def _one_thread(element: SortedSum, compiler: Any, **keywords: Any) -> str:
     return f"SUM({compiler.process(element.clauses, **keywords)})"
 
 
-def per_user(
-    log: LogTables,
-    span: Span,
-    exposed: sa.FromClause,
-    window: Window | Since,
-    totals: Sequence[Total],
-    *,
-    past: Sequence[Total] = (),
-    pre_days: int = 0,
-) -> sa.Select:
-    """The table of users: `totals` of the window, then those of the `past`, 0 for users with nothing.
+def per_user(log: LogTables, span: Span, exposed: sa.FromClause, asked: UserTotals[Total]) -> sa.Select:
+    """The table of users: totals of the window, then those of the past, 0 for users with nothing.
 
     `exposed` are those of `exposure.exposed`.
     """
+    window = days_of(asked.window)
     u = _analysed(exposed).cte("analysed")
-    now = _summed(log, span, u, totals, _since_exposure(log, span, window, u)).subquery("now")
-    values = [now.c[f"t{i}"] for i in range(len(totals))]
+    now = _summed(log, span, u, asked.totals, _since_exposure(log, span, window, u)).subquery("now")
+    values = [now.c[f"t{i}"] for i in range(len(asked.totals))]
     joined: sa.FromClause = u.outerjoin(now, u.c.user == now.c.user)
-    if past:
-        earlier = [log.ts < span.start_ts, log.ts >= span.start_ts - pre_days * DAY_MS]
-        before = _summed(log, span, u, past, earlier).subquery("before")
-        values += [before.c[f"t{i}"] for i in range(len(past))]
+    if asked.past:
+        earlier = [log.ts < span.start_ts, log.ts >= span.start_ts - asked.pre_days * DAY_MS]
+        before = _summed(log, span, u, asked.past, earlier).subquery("before")
+        values += [before.c[f"t{i}"] for i in range(len(asked.past))]
         joined = joined.outerjoin(before, u.c.user == before.c.user)
-    kinds = [_type(log, total) for total in (*totals, *past)]
+    kinds = [_type(log, total) for total in (*asked.totals, *asked.past)]
     return (
         sa.select(
             u.c.user,

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from warehouse.events import DAY_MS, Kind
-from warehouse.store import Warehouse
+from warehouse.store import UserTotals, Warehouse
 
 Make = Callable[..., pa.Table]
 START_TS = 3 * DAY_MS
@@ -27,7 +27,7 @@ def of_arms(warehouse: Warehouse, window: tuple[int, int]) -> dict[str, dict[str
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_users_have_their_totals_in_the_order_of_their_ids(busy: Warehouse, window: tuple[int, int]) -> None:
-    found = busy.user_values("feed", window, COLUMNS)
+    found = busy.user_values("feed", UserTotals(window, COLUMNS))
     expected = of_arms(busy, window)
     assert found.keys() == expected.keys()
     for arm, columns in expected.items():
@@ -58,7 +58,7 @@ def test_a_cap_is_an_order_statistic_of_all_arms_together(
     busy: Warehouse, window: tuple[int, int], share: float
 ) -> None:
     expected = of_arms(busy, window)
-    for name, cap in zip(COLUMNS, busy.caps("feed", window, COLUMNS, share), strict=True):
+    for name, cap in zip(COLUMNS, busy.caps("feed", UserTotals(window, COLUMNS), share), strict=True):
         everyone = np.concatenate([columns[name] for columns in expected.values()])
         assert cap == np.quantile(everyone, share, method="inverted_cdf")
 
@@ -68,7 +68,7 @@ def test_capped_moments_are_exact_sums_of_what_is_left_beside_the_past(
     busy: Warehouse, window: tuple[int, int]
 ) -> None:
     caps = [100_000, None]
-    found, above = busy.capped("feed", window, COLUMNS, caps, before=["n_play"], pre_days=1)
+    found, above = busy.capped("feed", UserTotals(window, COLUMNS, ["n_play"], pre_days=1), caps)
     expected = of_arms(busy, window)
     whole = busy.moments("feed", [window])
     for arm, columns in expected.items():
@@ -95,7 +95,9 @@ def test_the_past_of_capped_moments_is_that_of_the_days_before(
         during = views([1, 2, 2], [START_TS + 9] * 3, Kind.impression, 50)
         who = table("exposures", experiment="feed", user=[1, 2], arm=["a", "b"], first_ts=START_TS)
         warehouse.record("x", events=pa.concat_tables([before, during]), exposures=who)
-        found, above = warehouse.capped("feed", (1, 1), ["watch_ms"], [60], before=["n_play"], pre_days=1)
+        found, above = warehouse.capped(
+            "feed", UserTotals((1, 1), ["watch_ms"], ["n_play"], pre_days=1), [60]
+        )
     assert {arm: m.sums for arm, m in found.items()} == {
         "a": {"watch_ms": 50, "pre_n_play": 1},
         "b": {"watch_ms": 60, "pre_n_play": 1},
@@ -108,7 +110,8 @@ def test_nobody_exposed_has_caps_of_0_and_no_values(
 ) -> None:
     with new_warehouse() as warehouse:
         warehouse.register("feed", settings)
-        assert warehouse.caps("feed", (1, 5), COLUMNS, 0.9) == [0, 0]
-        assert warehouse.capped("feed", (1, 5), COLUMNS, [0, 0]) == ({}, [0, 0])
-        assert warehouse.user_values("feed", (1, 5), COLUMNS) == {}
+        asked = UserTotals((1, 5), COLUMNS)
+        assert warehouse.caps("feed", asked, 0.9) == [0, 0]
+        assert warehouse.capped("feed", asked, [0, 0]) == ({}, [0, 0])
+        assert warehouse.user_values("feed", asked) == {}
         assert warehouse.event_values("feed", (1, 5), "watch_ms") == {}

@@ -15,7 +15,7 @@ from tests.warehouse.logs.test_log import (
     exposures,
     ms,
 )
-from warehouse.logs.log import EventLog
+from warehouse.logs.log import EventLog, UserTotals
 from warehouse.logs.totals import Total
 
 WINDOWS = [(2, 3), (1, 3)]
@@ -31,8 +31,8 @@ def test_values_and_caps_are_those_of_a_loop(put: Put) -> None:
         users = log.exposed(SPAN)
         for window in WINDOWS:
             oracle = expected(rows, exposed, window)
-            values = log.user_values(SPAN, window, [*totals, AMOUNTS], users)
-            caps = log.caps(SPAN, window, totals[:4], 0.8, users)
+            values = log.user_values(SPAN, UserTotals(window, [*totals, AMOUNTS]), users)
+            caps = log.caps(SPAN, UserTotals(window, totals[:4]), 0.8, users)
             for arm in (OLD, NEW):
                 for total in (*totals, AMOUNTS):
                     found = sorted(values[arm].columns[total.name].tolist())
@@ -65,7 +65,7 @@ def test_capped_sums_are_exact(put: Put) -> None:
         users = log.exposed(SPAN)
         totals = [COUNT, DAYS, *([PRICE] if log.columns["price"].kind == "decimal" else [])]
         caps = [2, None, 200][: len(totals)]
-        found, above = log.capped(SPAN, (1, 3), totals, caps, past=past, pre_days=2)
+        found, above = log.capped(SPAN, UserTotals((1, 3), totals, past, pre_days=2), caps)
     oracle = expected(rows, exposures(rows), (1, 3))
     for arm, values in oracle.items():
         cut = {
