@@ -9,19 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abtest.checks import Check, run_checks
-from abtest.effects import (
-    Effect,
-    Goal,
-    MomentsRow,
-    Window,
-    added,
-    compare_all,
-    goals_tested,
-    measure_all,
-    totals_of,
-    windows,
-)
+from abtest.effects import Effect, compare_all
 from abtest.experiment import Experiment
+from abtest.goals import Goal, goals_tested
 from abtest.health import failed_first
 from abtest.looks import PairRow, looks_at, pairs_of
 from abtest.metrics import METRICS, Metric, by_moments
@@ -37,6 +27,7 @@ from abtest.report.details import (
 )
 from abtest.segments import SegmentRows, Segments, names_of, segments_of
 from abtest.sources import Source, Sources
+from abtest.totals import MomentsRow, Window, added, measure_all, totals_of, windows
 from abtest.value_views import value_courses, values_by_segment, values_since_exposure
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from abtest.effects import Totals, Window
 from abtest.experiment import Experiment
 from abtest.report.numbers import count, p_value, percent
 from abtest.stats.srm import sample_ratio, smallest_loss
+from abtest.totals import Totals, Window
 
 SAMPLE_RATIO_THRESHOLD = 0.001
 CROSSOVER_WARNING = 0.01

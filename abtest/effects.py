@@ -1,12 +1,12 @@
 """Metrics x treatments x windows: each compared with the control, the deciding ones corrected together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
-from abtest.estimates import NOBODY, Measured, measure_phases
+from abtest.estimates import Measured, compare_arms
 from abtest.experiment import Experiment
-from abtest.looks import Looks, Pairs, PhaseSums, looks_at, looks_of
+from abtest.goals import Goal
 from abtest.metrics import Metric, Role
 from abtest.stats.guardrails import (
     EQUIVALENCE_ALPHA,
@@ -16,37 +16,8 @@ from abtest.stats.guardrails import (
     non_inferiority,
 )
 from abtest.stats.means import Comparison, Estimate
-from abtest.stats.moments import Moments
-from abtest.stats.multiplicity import CORRECTIONS, Adjusted
 from abtest.stats.power import detectable_difference
-
-SMALLEST_LEVEL = 1e-300
-NOTHING_TO_SPEND = "no alpha is left to spend at this look"
-
-
-class Window(NamedTuple):
-    """Days of the experiment, counted from 1, both ends included."""
-
-    first_day: int
-    last_day: int
-
-
-class MomentsRow(Protocol):
-    """What the warehouse gives for an arm and a window: exact integer sums over the arm's exposed users."""
-
-    @property
-    def arm(self) -> str: ...
-    @property
-    def window(self) -> tuple[int, int]: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def sums(self) -> Mapping[str, int]: ...
-    @property
-    def products(self) -> Mapping[tuple[str, str], int]: ...
-
-
-Totals = Mapping[tuple[str, Window], Moments]
+from abtest.totals import Window, windows
 
 
 @dataclass(frozen=True)
@@ -137,105 +108,6 @@ class Effect:
         }
 
 
-def windows(days: int) -> list[Window]:
-    """Each day by itself, then days 1 to d. The last one decides."""
-    return [Window(day, day) for day in range(1, days + 1)] + [Window(1, day) for day in range(2, days + 1)]
-
-
-def added(phases: Sequence[Totals]) -> Totals:
-    """The totals of all phases' users together."""
-    found: dict[tuple[str, Window], Moments] = {}
-    for totals in phases:
-        for key, moments in totals.items():
-            found[key] = found[key] + moments if key in found else moments
-    return found
-
-
-def totals_of(rows: Iterable[MomentsRow], experiment: Experiment, metrics: Sequence[Metric]) -> Totals:
-    """The rows by arm and window. LookupError where an arm or a column is not there."""
-    names = [arm.name for arm in experiment.arms]
-    totals = {}
-    for row in rows:
-        if row.arm not in names:
-            raise LookupError(f"moments of an unknown arm {row.arm!r}; the arms are: {', '.join(names)}")
-        for metric in metrics:
-            missing = [column for column in metric.columns if row.n and column not in row.sums]
-            if missing:
-                raise LookupError(
-                    f"metric {metric.name!r} needs column {missing[0]!r}, which the moments do not have; "
-                    f"they have: {', '.join(row.sums)}"
-                )
-        totals[row.arm, Window(*row.window)] = Moments(row.n, row.sums, row.products)
-    return totals
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The test of a goal in one treatment: its looks (None: only the last window decides) and correction."""
-
-    treatment: str
-    metric: Metric
-    looks: Looks | None
-    adjusted: Adjusted
-
-    @property
-    def levels(self) -> Mapping[int, float]:
-        """The two-sided level of each look by its day, at this goal's part of alpha."""
-        return self.looks.levels(self.adjusted.alpha) if self.looks else {}
-
-
-def measure_all(
-    phases: Sequence[Totals],
-    experiment: Experiment,
-    metrics: Sequence[Metric],
-    strata: Sequence[Mapping[str, Totals]] = (),
-) -> dict[tuple[str, Window], Measured]:
-    """Every metric in every window and arm, within phases. An arm without a row had no exposed users.
-
-    `strata` hold the totals of each phase's users by stratum, where metrics are to be post-stratified.
-    """
-
-    def arms(totals: Totals, window: Window) -> dict[str, Moments]:
-        return {arm.name: totals.get((arm.name, window), NOBODY) for arm in experiment.arms}
-
-    return {
-        (metric.name, window): measure_phases(
-            [arms(totals, window) for totals in phases],
-            metric,
-            [{name: arms(totals, window) for name, totals in of_phase.items()} for of_phase in strata],
-        )
-        for metric in metrics
-        for window in windows(experiment.days)
-    }
-
-
-def goals_tested(
-    phases: Sequence[tuple[Totals, Pairs]],
-    experiment: Experiment,
-    metrics: Sequence[Metric],
-    measured: Mapping[tuple[str, Window], Measured],
-    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]] = (),
-) -> list[Goal]:
-    """All goals of all treatments, corrected together, on sequential p-values where there are looks.
-
-    `phases` hold the totals of each phase's users and of their pairs of looks, `strata` those by stratum.
-    """
-    deciding = Window(1, experiment.days)
-    looks, p_values = [], []
-    tests = [(arm.name, m) for arm in experiment.treatments for m in metrics if m.role == "goal"]
-    for arm, metric in tests:
-        found = _looks(phases, experiment, metric, arm, measured, strata)
-        last = compare_arms(measured[metric.name, deciding], experiment, arm, experiment.alpha)
-        looks.append(found)
-        may_decide = experiment.design != "none" or not experiment.is_interim
-        p_values.append(found.p_so_far[-1] if found else last.p if may_decide else None)
-    corrected = CORRECTIONS[experiment.correction](p_values, experiment.alpha)
-    return [
-        Goal(arm, metric, found, adjusted)
-        for (arm, metric), found, adjusted in zip(tests, looks, corrected, strict=True)
-    ]
-
-
 def compare_all(
     experiment: Experiment,
     metrics: Sequence[Metric],
@@ -250,37 +122,6 @@ def compare_all(
         for metric in metrics
         for effect in _effects(experiment, metric, arm.name, measured, tests.get((arm.name, metric.name)))
     ]
-
-
-def _looks(
-    phases: Sequence[tuple[Totals, Pairs]],
-    experiment: Experiment,
-    metric: Metric,
-    treatment: str,
-    measured: Mapping[tuple[str, Window], Measured],
-    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]],
-) -> Looks | None:
-    if experiment.design == "none":
-        return None
-    arms = (experiment.control, treatment)
-    by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
-    found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
-
-    def of_looks(totals: Totals, pairs: Pairs) -> PhaseSums:
-        moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
-        return moments, {} if metric.needs_values else pairs  # those are of whole totals, and of means
-
-    return looks_of(
-        experiment.design,
-        metric,
-        arms,
-        by_day,
-        found,
-        [of_looks(*sums) for sums in phases],
-        [{name: of_looks(*sums) for name, sums in of_phase.items()} for of_phase in strata],
-        alpha=experiment.alpha,
-        planned_days=experiment.planned_days,
-    )
 
 
 def _effects(
@@ -362,14 +203,6 @@ def effect_of(
         margin_test=_margin_test(metric, control, treated) if is_deciding else None,
         equivalence_test=_equivalence_test(metric, control, treated) if is_deciding else None,
     )
-
-
-def compare_arms(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
-    """At a look where no alpha may be spent there are no intervals."""
-    if alpha > SMALLEST_LEVEL:
-        return measured.compare(experiment.control, treatment, alpha=alpha)
-    found = measured.compare(experiment.control, treatment)
-    return found._replace(difference_ci=None, lift_ci=None, reason=found.reason or NOTHING_TO_SPEND)
 
 
 def _stops_early(experiment: Experiment, window: Window, p_adjusted: float | None) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.stats.cuped import adjust
 from abtest.stats.means import Comparison, Estimate, compare, mean_estimate, ratio_estimate
@@ -17,6 +18,8 @@ NO_PRE_PERIOD = "no pre-period is known"
 NO_COVARIATES = "the metric has no covariates"
 FEW_STRATA = f"fewer than two strata with {LEAST_USERS} users in each arm"
 NOBODY = Moments(0, {}, {})
+SMALLEST_LEVEL = 1e-300
+NOTHING_TO_SPEND = "no alpha is left to spend at this look"
 
 
 class CapUsed(NamedTuple):
@@ -153,3 +156,11 @@ def plain_estimate(moments: Moments, metric: Metric) -> Estimate:
     if metric.denominator is None:
         return mean_estimate(moments, metric.numerator, scale=metric.scale)
     return ratio_estimate(moments, metric.numerator, metric.denominator, scale=metric.scale)
+
+
+def compare_arms(measured: Measured, experiment: Experiment, treatment: str, alpha: float) -> Comparison:
+    """At a look where no alpha may be spent there are no intervals."""
+    if alpha > SMALLEST_LEVEL:
+        return measured.compare(experiment.control, treatment, alpha=alpha)
+    found = measured.compare(experiment.control, treatment)
+    return found._replace(difference_ci=None, lift_ci=None, reason=found.reason or NOTHING_TO_SPEND)

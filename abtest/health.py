@@ -22,7 +22,7 @@ from warehouse.events import PRE
 
 if TYPE_CHECKING:
     from abtest.analysis import PhaseRows
-    from abtest.effects import MomentsRow
+    from abtest.totals import MomentsRow
 
 Counts = Mapping[str, int]
 

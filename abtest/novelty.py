@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from abtest.effects import Effect, MomentsRow, Window, effect_of
+from abtest.effects import Effect, effect_of
 from abtest.estimates import NOBODY, Measured, measure_phases, plain_estimate
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
@@ -19,6 +19,7 @@ from abtest.stats.means import Comparison, Estimate, compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS
 from abtest.stats.strata import combined
+from abtest.totals import MomentsRow, Window
 from warehouse.events import day_name
 
 ONE_DAY = "fewer than half of the users can have had two days"

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from abtest.effects import Effect, MomentsRow, Window, compare_arms, effect_of
-from abtest.estimates import NOBODY, Measured, measure_phases
+from abtest.effects import Effect, effect_of
+from abtest.estimates import NOBODY, Measured, compare_arms, measure_phases
 from abtest.experiment import Experiment
 from abtest.metrics import Metric, by_moments
 from abtest.stats.heterogeneity import cochran_q, lift_variance
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import CORRECTIONS
+from abtest.totals import MomentsRow, Window
 
 TOO_FEW = "fewer than two segments have a lift with an interval"
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from abtest.metrics import Metric
 
 if TYPE_CHECKING:
-    from abtest.effects import Effect, Goal
+    from abtest.effects import Effect
+    from abtest.goals import Goal
 
 NO_STRATA = "the database could not sum users by stratum"
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from abtest.analysis import Analysis, analyse, windows
-from abtest.effects import goals_tested, measure_all, totals_of
 from abtest.experiment import Arm, Experiment
+from abtest.goals import goals_tested
 from abtest.looks import pairs_of
 from abtest.metrics import Metric
 from abtest.stats.moments import Moments
+from abtest.totals import measure_all, totals_of
 from warehouse.events import LATE, PRE
 
 PLAYS = Metric("plays", "n_play", role="goal")

@@ -12,8 +12,8 @@ import pytest
 import statsmodels.api as sm
 
 from abtest.analysis import Analysis, PhaseRows, analyse_phases
-from abtest.effects import goals_tested, measure_all, totals_of
 from abtest.experiment import OUTSIDE, Arm, Experiment
+from abtest.goals import goals_tested
 from abtest.looks import pairs_of
 from abtest.metrics import Metric
 from abtest.novelty import novelty_of
@@ -21,6 +21,7 @@ from abtest.population import Phase
 from abtest.segments import segments_of
 from abtest.stats.means import Estimate
 from abtest.stats.strata import combined
+from abtest.totals import measure_all, totals_of
 from tests.abtest.conftest import Command
 from tests.abtest.test_analysis import around, rows
 from tests.abtest.test_looks import DAYS, PLAYS, RATE, population, rows_of, split
