@@ -1,15 +1,40 @@
-"""The command as a function, and one small finished run that the end-to-end tests read."""
+"""The command as a function, what makes logs and declarations, and one small finished run for the tests that
+read it."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from abtest.cli import main
-from tests.abtest.ramp import Ramp, make_ramp
+
+if TYPE_CHECKING:
+    from tests.abtest.ramp import Ramp
 
 Command = Callable[..., Result]
+
+USERS = '[map]\nuser = "u"\narm = "arm"\n'
+"""The mapping of a table of users, in TOML."""
+
+
+def metric_toml(name: str, numerator: str, **more: Any) -> str:
+    """A metric's table in TOML."""
+    keys = {"name": name, "numerator": numerator, **more}
+    return "[[metrics]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+
+
+def analyse_table(
+    abtest: Command, folder: Path, columns: Mapping[str, Any], config: str, *options: str
+) -> Result:
+    """`abtest analyze` of a table, under this declaration."""
+    pq.write_table(pa.table(dict(columns)), folder / "log.parquet")
+    (folder / "x.toml").write_text(config, encoding="utf-8")
+    return abtest("analyze", str(folder / "log.parquet"), "--config", str(folder / "x.toml"), *options)
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +65,7 @@ def finished_run(run_small: Command, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def ramp() -> Ramp:
+def ramp() -> "Ramp":
+    from tests.abtest.ramp import make_ramp
+
     return make_ramp()

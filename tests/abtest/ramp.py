@@ -1,22 +1,19 @@
 """An experiment of two phases whose users are known: what tests of metrics over phases and strata share."""
 
 import json
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import statsmodels.api as sm
 
+from tests.abtest.conftest import Command, analyse_table, metric_toml
 from warehouse.events import DAY_MS
 
-Command = Callable[..., Any]
 START = 31 * DAY_MS
 N, DAYS = 1500, 3
-CONFIG = """
+DESIGN = """
 control = "old"
 start = 1970-02-01
 days = 3
@@ -37,44 +34,16 @@ weights = { old = 0.9, new = 0.1 }
 [[phases]]
 day = 2
 weights = { old = 0.5, new = 0.5 }
-[[metrics]]
-name = "capped"
-numerator = "spent"
-cap = 0.95
-role = "goal"
-covariates = []
-[[metrics]]
-name = "basket"
-numerator = "spent"
-denominator = "n_buy"
-cap = 0.95
-covariates = []
-[[metrics]]
-name = "p80"
-numerator = "spent"
-quantile = 0.8
-role = "goal"
-[[metrics]]
-name = "median_buy"
-numerator = "spent"
-quantile = 0.5
-over = "events"
-[[metrics]]
-name = "boot"
-numerator = "spent"
-method = "bootstrap"
-draws = 400
-[[metrics]]
-name = "permuted"
-numerator = "spent"
-method = "permutation"
-draws = 400
-[[metrics]]
-name = "spent"
-numerator = "spent"
-role = "goal"
-covariates = []
 """
+METRICS = (
+    metric_toml("capped", "spent", cap=0.95, role="goal", covariates=[])
+    + metric_toml("basket", "spent", denominator="n_buy", cap=0.95, covariates=[])
+    + metric_toml("p80", "spent", quantile=0.8, role="goal")
+    + metric_toml("median_buy", "spent", quantile=0.5, over="events")
+    + metric_toml("boot", "spent", method="bootstrap", draws=400)
+    + metric_toml("permuted", "spent", method="permutation", draws=400)
+    + metric_toml("spent", "spent", role="goal", covariates=[])
+)
 
 
 class Ramp(NamedTuple):
@@ -123,12 +92,9 @@ def analyse_ramp(abtest: Command, ramp: Ramp, folder: Path, *options: str) -> di
         "amount": ramp.amount,
         "country": country,
     }
-    pq.write_table(pa.table(columns), folder / "log.parquet")
-    (folder / "x.toml").write_text(CONFIG, encoding="utf-8")
-    result = abtest(
-        "analyze", str(folder / "log.parquet"), "--config", str(folder / "x.toml"), "--json",
-        "--out", str(folder), *options,
-    )  # fmt: skip
+    result = analyse_table(
+        abtest, folder, columns, DESIGN + METRICS, "--json", "--out", str(folder), *options
+    )
     assert result.exit_code == 0, result.output
     document = dict(json.loads(result.stdout))
     document["report.md"] = (folder / "report.md").read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -13,7 +12,7 @@ from abtest.analysis import Window
 from abtest.experiment import Arm, Experiment
 from abtest.metrics import Metric
 from abtest.novelty import ONE_DAY, novelty_of, trend_days
-from tests.abtest.conftest import Command
+from tests.abtest.conftest import Command, analyse_table
 from tests.abtest.test_logs import START_MS, document
 from warehouse.events import DAY_MS, day_name
 from warehouse.panel.sums import Moments
@@ -58,10 +57,8 @@ def log_of(effects: tuple[float, ...], n: int = 2000, seed: int = 1) -> dict[str
 
 
 def analysed(log: dict[str, np.ndarray], abtest: Command, folder: Path, *options: str) -> Any:
-    table = pa.table({**log, "at": pa.array(log["at"]).cast(pa.timestamp("ms"))})
-    pq.write_table(table, folder / "log.parquet")
-    (folder / "novel.toml").write_text(CONFIG, encoding="utf-8")
-    return abtest("analyze", str(folder / "log.parquet"), "--config", str(folder / "novel.toml"), *options)
+    columns = {**log, "at": pa.array(log["at"]).cast(pa.timestamp("ms"))}
+    return analyse_table(abtest, folder, columns, CONFIG, *options)
 
 
 def by_day(log: dict[str, np.ndarray], column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,32 +7,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from abtest.stats.means import fieller
-from tests.abtest.conftest import Command
+from tests.abtest.conftest import USERS, Command, analyse_table, metric_toml
 
 N = 300
-METRICS = """
-[map]
-user = "u"
-arm = "arm"
-[[metrics]]
-name = "mean"
-numerator = "x"
-role = "goal"
-[[metrics]]
-name = "capped"
-numerator = "x"
-cap = 0.9
-role = "goal"
-[[metrics]]
-name = "boot"
-numerator = "x"
-method = "bootstrap"
-draws = 100
-"""
+METRICS = (
+    USERS
+    + metric_toml("mean", "x", role="goal")
+    + metric_toml("capped", "x", cap=0.9, role="goal")
+    + metric_toml("boot", "x", method="bootstrap", draws=100)
+)
 
 
 def users(**more: Any) -> dict[str, Any]:
@@ -41,19 +27,13 @@ def users(**more: Any) -> dict[str, Any]:
     return {"u": np.arange(N), "arm": arms, "x": rng.poisson(9, N), **more}
 
 
-def analysed(abtest: Command, folder: Path, columns: dict[str, Any], config: str, *options: str) -> Any:
-    pq.write_table(pa.table(columns), folder / "log.parquet")
-    (folder / "x.toml").write_text(config, encoding="utf-8")
-    return abtest("analyze", str(folder / "log.parquet"), "--config", str(folder / "x.toml"), *options)
-
-
 @pytest.mark.parametrize("scale", [1e308, 1e-310])
 def test_values_too_far_out_to_be_squared_are_absent_with_a_reason(
     abtest: Command, tmp_path: Path, scale: float
 ) -> None:
     """1e308 ended in a traceback, and 1e-310 was shown as 0."""
     x = np.random.default_rng(1).random(N) * scale
-    result = analysed(abtest, tmp_path, users(x=x), METRICS, "--json")
+    result = analyse_table(abtest, tmp_path, users(x=x), METRICS, "--json")
     assert result.exit_code == 0, result.output
     for effect in json.loads(result.stdout)["effects"]:
         assert effect["control_mean"] is None
@@ -64,7 +44,7 @@ def test_values_too_far_out_to_be_squared_are_absent_with_a_reason(
 def test_values_far_out_are_computed(abtest: Command, tmp_path: Path, scale: float) -> None:
     x = np.random.default_rng(1).random(N)
     one, other = (
-        json.loads(analysed(abtest, tmp_path, users(x=v), METRICS, "--json").stdout)["effects"]
+        json.loads(analyse_table(abtest, tmp_path, users(x=v), METRICS, "--json").stdout)["effects"]
         for v in (x, x * scale)
     )
     for plain, scaled in zip(one, other, strict=True):
@@ -81,14 +61,14 @@ def test_values_far_out_are_computed(abtest: Command, tmp_path: Path, scale: flo
     ids=["unsigned", "decimal"],
 )
 def test_whole_numbers_beyond_64_bits_are_one_sentence(abtest: Command, tmp_path: Path, x: Any) -> None:
-    result = analysed(abtest, tmp_path, users(x=x), METRICS)
+    result = analyse_table(abtest, tmp_path, users(x=x), METRICS)
     assert result.exit_code == 2
     assert "sums of 'x' are of 64-bit whole numbers, so cast what is larger to DOUBLE" in result.output
 
 
 def test_the_largest_whole_numbers_are_capped_and_drawn(abtest: Command, tmp_path: Path) -> None:
     """The cap, as a float, is above the largest of them; and no float tells them apart."""
-    result = analysed(abtest, tmp_path, users(x=2**63 - 1 - np.arange(N)), METRICS, "--json")
+    result = analyse_table(abtest, tmp_path, users(x=2**63 - 1 - np.arange(N)), METRICS, "--json")
     assert result.exit_code == 0, result.output
     for effect in json.loads(result.stdout)["effects"]:
         assert effect["control_mean"] == pytest.approx(2**63, rel=1e-15)
@@ -99,7 +79,7 @@ def test_the_largest_whole_numbers_are_capped_and_drawn(abtest: Command, tmp_pat
 def test_a_segment_called_none_is_with_the_users_who_have_none(abtest: Command, tmp_path: Path) -> None:
     """One of the two was lost."""
     names = np.array(["x", "(none)", None], object)[np.arange(N) // 2 % 3].tolist()
-    result = analysed(abtest, tmp_path, users(c=names), METRICS, "--segments", "c", "--json")
+    result = analyse_table(abtest, tmp_path, users(c=names), METRICS, "--segments", "c", "--json")
     rows = [row for row in json.loads(result.stdout)["segments"] if row["metric"] == "mean"]
     assert {row["segment"]: row["n_control"] for row in rows} == {"(none)": 100, "x": 50}
 
@@ -107,7 +87,7 @@ def test_a_segment_called_none_is_with_the_users_who_have_none(abtest: Command, 
 def test_a_segment_called_others_is_with_the_others(abtest: Command, tmp_path: Path) -> None:
     place = np.arange(N) // 2 % 30
     names = np.where(place < 4, "(others)", place.astype(str))
-    result = analysed(abtest, tmp_path, users(c=names), METRICS, "--segments", "c", "--json")
+    result = analyse_table(abtest, tmp_path, users(c=names), METRICS, "--segments", "c", "--json")
     for metric in ("mean", "capped"):
         rows = [row for row in json.loads(result.stdout)["segments"] if row["metric"] == metric]
         assert sum(row["n_control"] + row["n_treatment"] for row in rows) == N
@@ -126,11 +106,11 @@ def test_a_segment_called_others_is_with_the_others(abtest: Command, tmp_path: P
 def test_a_metric_that_cannot_be_is_one_sentence(
     abtest: Command, tmp_path: Path, line: str, words: str
 ) -> None:
-    result = analysed(abtest, tmp_path, users(), METRICS + line + "\n")
+    result = analyse_table(abtest, tmp_path, users(), METRICS + line + "\n")
     assert (result.exit_code, words in result.output) == (2, True), result.output
 
 
-TIMES = '[map]\nuser = "u"\narm = "arm"\nts = "ts"\n'
+TIMES = USERS + 'ts = "ts"\n'
 
 
 @pytest.mark.parametrize(
@@ -144,14 +124,14 @@ TIMES = '[map]\nuser = "u"\narm = "arm"\nts = "ts"\n'
 def test_times_that_are_none_are_one_sentence(
     abtest: Command, tmp_path: Path, ts: Any, more: str, words: str
 ) -> None:
-    result = analysed(abtest, tmp_path, users(ts=ts), TIMES + more)
+    result = analyse_table(abtest, tmp_path, users(ts=ts), TIMES + more)
     assert (result.exit_code, words in result.output) == (2, True), result.output
 
 
 def test_users_who_are_all_in_two_arms_are_one_sentence(abtest: Command, tmp_path: Path) -> None:
     twice = {name: np.concatenate([x, x]) for name, x in users().items()}
     twice["arm"] = np.repeat(["a", "b"], N)
-    result = analysed(abtest, tmp_path, twice, METRICS)
+    result = analyse_table(abtest, tmp_path, twice, METRICS)
     assert result.exit_code == 2
     assert "has no user to analyse: all 300 users were in more than one arm" in result.output
 

@@ -10,34 +10,17 @@ import pytest
 
 from abtest.logs import analyse_log
 from abtest.request import LogRequest
+from tests.abtest.conftest import USERS, metric_toml
 
-CONFIG = """
-control = "a"
-[map]
-user = "u"
-arm = "arm"
-[[metrics]]
-name = "mean"
-numerator = "x"
-covariates = []
-[[metrics]]
-name = "cuped"
-numerator = "x"
-covariates = ["past_x"]
-[[metrics]]
-name = "share"
-numerator = "bought"
-covariates = []
-[[metrics]]
-name = "ratio"
-numerator = "x"
-denominator = "y"
-covariates = []
-[[metrics]]
-name = "decimal"
-numerator = "money"
-covariates = []
-"""
+CONFIG = (
+    'control = "a"\n'
+    + USERS
+    + metric_toml("mean", "x", covariates=[])
+    + metric_toml("cuped", "x", covariates=["past_x"])
+    + metric_toml("share", "bought", covariates=[])
+    + metric_toml("ratio", "x", denominator="y", covariates=[])
+    + metric_toml("decimal", "money", covariates=[])
+)
 
 
 def users(seed: int, n: int) -> dict[str, np.ndarray]:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from abtest.parts import Part, Strata, pieces_of
 from abtest.stats.clustered import Clustered, over_strata
 from abtest.stats.quantiles import quantile_estimate
-from tests.abtest.conftest import Command
+from tests.abtest.conftest import USERS, Command, analyse_table, metric_toml
 from tests.abtest.ramp import DAYS, Ramp, analyse_ramp, by_cell, effect, half, lin, resampled
 
 N_REPEATED = 150
@@ -125,14 +123,8 @@ def test_draws_of_a_ratio_stay_within_phases_and_say_so(abtest: Command, tmp_pat
         "u": np.arange(n), "arm": np.where(np.arange(n) % 2, "b", "a"), "c": rng.choice(["x", "y"], n),
         "y": rng.poisson(9, n), "d": 1 + rng.poisson(3, n),
     }  # fmt: skip
-    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
-    (tmp_path / "x.toml").write_text(
-        '[[metrics]]\nname = "r"\nnumerator = "y"\ndenominator = "d"\nrole = "goal"\n'
-        'method = "bootstrap"\ndraws = 100\n',
-        encoding="utf-8",
-    )
-    options = ("--map", "user=u,arm=arm", "--stratify", "c", "--config", str(tmp_path / "x.toml"), "--json")
-    document = json.loads(abtest("analyze", str(tmp_path / "rows.parquet"), *options).stdout)
+    config = USERS + metric_toml("r", "y", denominator="d", role="goal", method="bootstrap", draws=100)
+    document = json.loads(analyse_table(abtest, tmp_path, rows, config, "--stratify", "c", "--json").stdout)
     assert document["effects"][0]["method"] == "bootstrap"
     (row,) = document["stratification"]
     assert (row["status"], row["reason"]) == (
