@@ -12,7 +12,7 @@ import statsmodels.api as sm
 
 from abtest.stats.moments import Moments
 from abtest.stats.poststratify import LEAST_USERS, cells_of, post_stratify
-from tests.abtest.conftest import Command
+from tests.abtest.conftest import Command, analyse_table, metric_toml
 from warehouse.events import DAY_MS
 
 N = 1200
@@ -191,14 +191,11 @@ def analysed(abtest: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("strata")
     users = population(4)
     log = log_of(users)
-    pq.write_table(pa.table({name: pa.array(x.tolist()) for name, x in log.items()}), folder / "log.parquet")
+    columns = {name: pa.array(x.tolist()) for name, x in log.items()}
     found: dict[str, Any] = {"users": users, "log": log, "folder": folder}
     for name, more in (("plain", ""), ("strata", 'stratify = "country"')):
-        (folder / f"{name}.toml").write_text(CONFIG.format(more=more), encoding="utf-8")
-        result = abtest(
-            "analyze", str(folder / "log.parquet"), "--config", str(folder / f"{name}.toml"), "--json",
-            "--out", str(folder),
-        )  # fmt: skip
+        options = "--json", "--out", str(folder)
+        result = analyse_table(abtest, folder, columns, CONFIG.format(more=more), *options)
         assert result.exit_code == 0, result.output
         found[name] = json.loads(result.stdout)
     return found
@@ -263,13 +260,9 @@ def test_the_correlation_of_stratified_looks_is_that_of_one_stratum_where_all_ar
     twice = {name: np.concatenate([x, x]) for name, x in log.items()}
     twice["uid"] = np.concatenate([log["uid"], log["uid"] + N])
     twice["half"] = np.repeat(["one", "two"], len(log["uid"]))
-    pq.write_table(pa.table(twice), tmp_path / "log.parquet")
     looks = []
-    for name in ("plain", "half"):
-        config = tmp_path / f"{name}.toml"
-        config.write_text(CONFIG.format(more=""), encoding="utf-8")
-        options = ("--config", str(config), *(("--stratify", "half") if name == "half" else ()), "--json")
-        result = abtest("analyze", str(tmp_path / "log.parquet"), *options)
+    for options in ((), ("--stratify", "half")):
+        result = analyse_table(abtest, tmp_path, twice, CONFIG.format(more=""), *options, "--json")
         looks.append(json.loads(result.stdout)["sequential"][0]["looks"])
     for one, other in zip(*looks, strict=True):
         assert one["information"] == pytest.approx(other["information"], rel=1e-3)
@@ -290,9 +283,7 @@ def test_strata_of_an_assignment_table_and_of_a_table_of_users(
         options += ["--assignment", str(tmp_path / "who.parquet")]
     else:
         rows |= who
-    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
-    (tmp_path / "x.toml").write_text('[[metrics]]\nname = "y"\nnumerator = "y"\nrole = "goal"\n')
-    result = abtest("analyze", str(tmp_path / "rows.parquet"), "--config", str(tmp_path / "x.toml"), *options)
+    result = analyse_table(abtest, tmp_path, rows, metric_toml("y", "y", role="goal"), *options)
     document = json.loads(result.stdout)
     (effect,) = document["effects"]
     found = post_stratify(cells(users), "y")

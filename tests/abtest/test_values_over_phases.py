@@ -17,7 +17,7 @@ from abtest.stats.clustered import Clustered, over_strata
 from abtest.stats.means import FEW_USERS
 from abtest.stats.permutation import stratified_permutation
 from abtest.stats.quantiles import bootstrap_quantile, quantile_estimate
-from tests.abtest.conftest import Command
+from tests.abtest.conftest import Command, metric_toml
 from tests.abtest.ramp import (
     DAYS,
     N,
@@ -226,8 +226,8 @@ def test_a_recorded_run_has_the_same_views(abtest: Command, finished_run: Path, 
     """Of metrics whose cap or quantile changes nothing, they are those of the plain ones."""
     config = tmp_path / "x.toml"
     config.write_text(
-        '[[metrics]]\nname = "plain"\nnumerator = "watch_ms"\nrole = "goal"\n'
-        '[[metrics]]\nname = "capped"\nnumerator = "watch_ms"\nrole = "goal"\ncap_value = 1e12\n',
+        metric_toml("plain", "watch_ms", role="goal")
+        + metric_toml("capped", "watch_ms", role="goal", cap_value=1e12),
         encoding="utf-8",
     )
     document = json.loads(abtest("analyze", str(finished_run), "--config", str(config), "--json").stdout)
