@@ -20,6 +20,12 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
+def check_uploads(uploads: float) -> None:
+    """ValueError unless it is a percentage."""
+    if not 0 <= uploads <= 100:
+        raise ValueError(f"uploads is {uploads:g}; it is a percentage of the catalogue a day, from 0 to 100")
+
+
 def upload_times(mean: float, days: int, seed: int) -> Ids:
     """(n,) ms since the first midnight, ascending, of the uploads of so many days; `mean` of them a day."""
     number = poisson(uniform(seed, Purpose.UPLOADS_A_DAY, np.arange(days)), mean)

@@ -117,6 +117,7 @@ class World:
         300
         """
         from simulator import fitting, population
+        from simulator.uploads import check_uploads
 
         _check_size("n_users", n_users, 1)
         _check_size("n_items", n_items, 12)
@@ -203,12 +204,6 @@ def _table(record: type, columns: dict[str, Any]) -> "pa.Table":
     from warehouse.schema import arrow_schema
 
     return pa.table(columns).cast(arrow_schema(record))
-
-
-def check_uploads(uploads: float) -> None:
-    """ValueError unless it is a percentage."""
-    if not 0 <= uploads <= 100:
-        raise ValueError(f"uploads is {uploads:g}; it is a percentage of the catalogue a day, from 0 to 100")
 
 
 def _check_size(name: str, value: int, least: int) -> None:

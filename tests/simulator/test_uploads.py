@@ -22,13 +22,13 @@ DAYS = 3
 
 @pytest.fixture(scope="module")
 def fixed() -> World:
-    return World.synthetic(40, n_items=300, seed=2)
+    return World.synthetic(24, n_items=300, seed=2)
 
 
 @pytest.fixture(scope="module")
 def growing() -> World:
     """Of 300 videos, 60 more a day."""
-    return World.synthetic(40, n_items=300, seed=2, uploads=20, days=DAYS)
+    return World.synthetic(24, n_items=300, seed=2, uploads=20, days=DAYS)
 
 
 def lived(world: World, days: int, policies: list[Any], **settings: Any) -> dict[str, np.ndarray]:
@@ -140,11 +140,11 @@ def test_the_chances_that_are_told_are_those_among_what_is_there(growing: World)
     """Uniformly one of the videos that are left, day by day, whatever the world has later."""
     policy = RandomPolicy(growing)
     policy.attach(State.start(growing))
-    users = np.arange(40)
+    users = np.arange(24)
     for day in range(DAYS):
-        ts = np.full(40, day * DAY_MS + 5)
-        memory = policy.begin(users, np.zeros((40, 50), np.int64), np.zeros((40, 512), np.int64), ts)
-        feed, ppb = policy.serve(users, memory, users, users, np.zeros((40, 0), np.int64), ts)
+        ts = np.full(24, day * DAY_MS + 5)
+        memory = policy.begin(users, np.zeros((24, 50), np.int64), np.zeros((24, 512), np.int64), ts)
+        feed, ppb = policy.serve(users, memory, users, users, np.zeros((24, 0), np.int64), ts)
         assert feed.max() <= growing.available(day)
         assert (ppb == np.rint(BILLION / (growing.available(day) - np.arange(6)))).all()
 
