@@ -70,7 +70,8 @@ class PhaseRows(NamedTuple):
 class Analysis:
     """All that is known about an experiment. `settings` are those that the warehouse keeps of it.
 
-    Overlap, truth, versions and timings come from whoever ran it (`dataclasses.replace`).
+    New videos, overlap, truth, versions and timings come from whoever ran it or read what was recorded
+    (`dataclasses.replace`).
     """
 
     settings: Mapping[str, Any]
@@ -83,6 +84,7 @@ class Analysis:
     segments: Segments = field(default_factory=Segments)
     novelty: Novelty = field(default_factory=Novelty)
     exposed_by_phase: tuple[Mapping[str, int], ...] = ()
+    new_videos: Mapping[str, Any] | None = None
     candidate_overlap: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class Analysis:
             ],
             "bayes": [bayes_document(e, self.metrics) for e in self.effects if e.is_deciding],
             "caps": [capping_document(e, self.metrics) for e in self.effects if e.measured.caps],
+            "new_videos": self.new_videos,
             "candidate_overlap": self.candidate_overlap,
             "truth": self.truth,
             "versions": dict(self.versions),

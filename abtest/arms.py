@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from baselines import MODELS
-from baselines.base import Ids, Recommender, State, StatefulRecommender
+from baselines.base import Ids, Recommender, State, StatefulRecommender, known_items
 
 N_CANDIDATES = 50
 DROPOUT = 0.2
@@ -137,18 +137,26 @@ def build_recommender(
 
 
 class ArmFeed:
-    """A fitted model in front of the shared ranker, as the platform calls it (simulator.platform.Feed)."""
+    """A fitted model in front of the shared ranker, as the platform calls it (simulator.platform.Feed).
 
-    def __init__(self, recommender: Any, ranker: Any, *, stage: str = "retrieval") -> None:
+    `n_items`: the model knows videos 1 to n_items, all if None; of later ones it is told nothing.
+    """
+
+    def __init__(
+        self, recommender: Any, ranker: Any, *, stage: str = "retrieval", n_items: int | None = None
+    ) -> None:
         if stage not in STAGES:
             raise ValueError(f"unknown stage {stage!r}; known stages: {', '.join(STAGES)}")
         self.recommender = recommender
         self.ranker = ranker
         self.stage = stage
+        self.n_items = n_items
         self._is_stateful = isinstance(recommender, StatefulRecommender)  # asked at every request, and slow
 
     def begin(self, users: Ids, histories: Ids, shown: Ids, ts_ms: Ids) -> State:
         """What is kept for the session: the model's own state, or its inputs where it keeps none."""
+        if self.n_items is not None:
+            histories, shown = known_items(histories, self.n_items), _up_to(shown, self.n_items)
         if self._is_stateful:
             return self.recommender.encode(users, histories, shown)
         return (histories, shown)
@@ -169,6 +177,8 @@ class ArmFeed:
 
     def candidates(self, users: Ids, memory: State, since: Ids, k: int) -> Ids:
         """(n, k) candidates of the model, best first."""
+        if self.n_items is not None:
+            since = _up_to(since, self.n_items)
         if self._is_stateful:
             return self.recommender.retrieve(memory, k, since)
         histories, shown = (rows.astype(np.int64) for rows in memory)
@@ -206,6 +216,10 @@ def _in_blocks(recommender: Recommender, users: Ids, histories: Ids, exclude: Id
         )
         lists.append(np.asarray(block, dtype=np.int64)[:n])
     return np.vstack(lists) if lists else np.zeros((0, k), dtype=np.int64)
+
+
+def _up_to(items: Ids, n_items: int) -> Ids:
+    return np.where(items <= n_items, items, 0)
 
 
 def _check_name(name: str) -> str:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 class Trained(NamedTuple):
-    """A fitted model, and a hash of its settings, code, data and of what it went on from."""
+    """A fitted model, a hash of its settings, code, data and of what it went on from, and the highest id of a
+    video that it knows."""
 
     recommender: "Recommender"
     key: str
+    n_items: int
 
 
 def fit_model(
@@ -41,7 +43,7 @@ def fit_model(
     fresh = _untrained(model, settings)
     kept = model in known_models() and hasattr(fresh, "save")
     if kept and path.exists():
-        return Trained(type(fresh).load(path), key)
+        return Trained(type(fresh).load(path), key, interactions.n_items)
     if start is not None and hasattr(start.recommender, "refit"):
         fresh = start.recommender.refit(interactions, report, epochs=settings.retrain_epochs)
     else:
@@ -49,7 +51,7 @@ def fit_model(
     if kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.save(path)
-    return Trained(fresh, key)
+    return Trained(fresh, key, interactions.n_items)
 
 
 def _untrained(model: str, settings: RunSettings) -> Any:
@@ -74,6 +76,7 @@ def _key(model: str, interactions: "Interactions", settings: RunSettings, start:
         settings.max_targets,
         settings.device,
         settings.threads,
+        interactions.n_items,
     )
     if start is not None:
         made_of += (start.key, settings.retrain_epochs)

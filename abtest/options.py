@@ -120,6 +120,12 @@ _RUN: list[Option] = [
         type=int,
         help="Percent of the slots that show a video hardly shown so far (default 0).",
     ),
+    click.option(
+        "--uploads",
+        type=float,
+        help="Videos that are uploaded a day, in percent of the catalogue (default 0); arms learn of them by"
+        " --explore and --retrain.",
+    ),
     click.option("--workers", type=int, help="Processes that the users are divided among (default 1)."),
     click.option(
         "--executor",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from abtest.experiment import Experiment
 from abtest.manifest import versions
+from abtest.new_videos import new_videos_of
 
 if TYPE_CHECKING:
     from abtest.analysis import Analysis
@@ -88,7 +89,7 @@ def analyse_warehouse(
     ]
     segments = _activity(sums, cuts) if cuts else [{} for _ in sums]
     phases = rows_of_phases(sums, [_by_arm(exposed) for exposed in daily], segments, experiment)
-    return analyse_phases(
+    found = analyse_phases(
         settings,
         phases,
         crossovers=warehouse.crossovers(name),
@@ -111,6 +112,7 @@ def analyse_warehouse(
             ),
         ),
     )
+    return replace(found, new_videos=new_videos_of(warehouse, settings))
 
 
 def recorded_metrics(settings: dict[str, Any]) -> "Sequence[Metric]":

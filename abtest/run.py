@@ -58,13 +58,7 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     ):
         days = Days(folder, warehouse, executor, settings.workers, progress.simulated)
         with progress.stage("world"):
-            world = build_world(
-                plan.log,
-                users=settings.users,
-                seed=settings.seed,
-                profile=settings.profile,
-                family=settings.family,
-            )
+            world = world_of(plan)
             warehouse.record("world", items=world.items_table(), users=world.users_table())
             record_histories(world, warehouse)
         with progress.stage("warm-up"):
@@ -85,6 +79,20 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> "Analysis":
     write_json(folder / "manifest.json", {**manifest(plan), **learned, "finished": True})
     forget(folder)
     return analysis
+
+
+def world_of(plan: Plan) -> "World":
+    """The world of a run, with the videos that are uploaded in its days."""
+    settings = plan.settings
+    return build_world(
+        plan.log,
+        users=settings.users,
+        seed=settings.seed,
+        profile=settings.profile,
+        family=settings.family,
+        uploads=settings.uploads,
+        days=settings.warmup_days + settings.days,
+    )
 
 
 def record_histories(world: "World", warehouse: "Warehouse") -> None:
@@ -132,7 +140,7 @@ def fit_arms(plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, p
     """Train each model once on what the warehouse recorded, and put it before the shared ranker."""
     settings = plan.settings
     start_ts = settings.warmup_days * DAY_MS
-    interactions = as_interactions(warehouse.interactions(start_ts), world)
+    interactions = as_interactions(warehouse.interactions(start_ts), world, settings.warmup_days)
     ranker = fit_ranker(world, warehouse, start_ts)
     names = list(dict.fromkeys(arm.model for arm in plan.experiment.arms))
     fitted = {}
@@ -193,6 +201,7 @@ def describe(plan: Plan, start_ts: int) -> dict[str, Any]:
         "stage": settings.stage,
         "retrain": settings.retrain,
         "explore_share": settings.explore / 100,
+        "uploads_share": settings.uploads / 100,
         "start_ts": start_ts,
         "pre_days": settings.warmup_days,
         **(

@@ -7,6 +7,9 @@ At the midnights of the experiment the arms stay frozen, or go on learning from 
 the warm-up and what their own users did since their exposure (`own`), or from all users (`pooled`). Both arms
 have the same seed, budget and midnight. With `explore`, a slot of a feed is given to a new video with that
 chance: models do not know it yet, and it would never be shown.
+
+Where videos are uploaded, a model knows those that were there when it was trained, which are a prefix of the
+ids; later ones come in by exploration alone, until the model is trained on them.
 """
 
 from pathlib import Path
@@ -58,7 +61,10 @@ class Serving:
     def feeds(self) -> list[ArmFeed]:
         """The arms as they are now, without exploration."""
         stage = self._plan.settings.stage
-        return [ArmFeed(model.recommender, self._ranker, stage=stage) for model in self._models]
+        return [
+            ArmFeed(model.recommender, self._ranker, stage=stage, n_items=model.n_items)
+            for model in self._models
+        ]
 
     def service(self, day: int) -> "Service":
         """The service on a day; days must be asked for in their order."""
@@ -85,7 +91,7 @@ class Serving:
         if not self.explores:
             return self.feeds()
         share = self._plan.settings.explore / 100
-        new = new_items(self._warehouse, self._world.n_items, day * DAY_MS)
+        new = new_items(self._warehouse, int(self._world.available(day)), day * DAY_MS)
         known = [is_deterministic(arm.model) for arm in self._plan.experiment.arms]
         return [
             Exploring(feed, share, new, self._world.seed, is_deterministic=certain)
@@ -115,7 +121,7 @@ class Serving:
         for arm, model in zip(self._plan.experiment.arms, self._models, strict=True):
             own_since = exposed_ts(exposed, arm.name, world.n_users)
             rows = learned_from(log, settings.retrain, own_since, self._first * DAY_MS)
-            data = as_interactions(log.filter(rows), world)
+            data = as_interactions(log.filter(rows), world, day)
             same = f"{arm.model} {model.key} {data.content_hash()}"
             if same not in learned:
                 learned[same] = fit_model(arm.model, data, settings, self._folder, _silent, start=model)
@@ -149,16 +155,16 @@ def learned_from(
     return (ts < start_ts) | (ts >= own_since[users]) | (mode == "pooled")
 
 
-def as_interactions(log: "pa.Table", world: "World") -> "Interactions":
-    """What the warehouse recorded, as models learn from it."""
+def as_interactions(log: "pa.Table", world: "World", day: int) -> "Interactions":
+    """What the warehouse recorded before a day, as models learn from it, with the videos that are there."""
     from baselines.base import Interactions
 
     users, items, times = (log[name].to_numpy() for name in ("user", "item", "ts"))
-    return Interactions.from_arrays(users, items, times, world.n_users, world.n_items)
+    return Interactions.from_arrays(users, items, times, world.n_users, int(world.available(day)))
 
 
 def new_items(warehouse: "Warehouse", n_items: int, before: int) -> NDArray[np.int64]:
-    """Videos that were shown less than NEW_BELOW times before a moment."""
+    """Videos, of 1 to n_items, that were shown less than NEW_BELOW times before a moment."""
     counted = warehouse.sql(
         f"SELECT item FROM events WHERE kind = {int(Kind.impression)} AND ts < {before}"
         f" GROUP BY item HAVING count(*) >= {NEW_BELOW}"

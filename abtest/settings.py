@@ -13,6 +13,7 @@ from abtest.population import Holdout, Layer, check_disjoint, parse_layer, parse
 from abtest.toml_file import NUMBER, TEXT, WHOLE, Kind, read_toml
 from abtest.world import read_source
 from simulator.constants import constants_of
+from simulator.uploads import check_uploads
 
 RETRAIN = ("frozen", "own", "pooled")
 """What arms learn from at the midnights of an experiment: nothing, their own users' days, everybody's."""
@@ -47,6 +48,7 @@ class RunSettings:
     retrain: str = "frozen"
     retrain_epochs: int = 2
     explore: int = 0
+    uploads: float = 0.0
     workers: int = 1
     executor: str = "local"
     metrics: tuple[Metric, ...] | None = None
@@ -115,6 +117,7 @@ def prepare(settings: RunSettings) -> Plan:
         raise ValueError(f"unknown retrain {settings.retrain!r}; allowed: {', '.join(RETRAIN)}")
     if not 0 <= settings.explore <= 100:
         raise ValueError(f"explore is {settings.explore}; it is a percentage from 0 to 100")
+    _check_uploads(settings)
     if settings.workers > settings.users:
         raise ValueError(f"workers is {settings.workers}; with {settings.users} users it can be that at most")
     check_executor(settings.executor)
@@ -204,6 +207,16 @@ def _layer(settings: RunSettings) -> Layer | None:
             raise ValueError(f"experiment {name!r} is named twice in layer {layer.name!r}; names must differ")
     check_disjoint(layer, {other.name: other for other in others}, settings.name)
     return layer
+
+
+def _check_uploads(settings: RunSettings) -> None:
+    check_uploads(settings.uploads)
+    source = "log" if settings.log is not None else "sequences" if settings.sequences is not None else None
+    if settings.uploads and source is not None:
+        raise ValueError(
+            f"uploads is {settings.uploads:g} and the world is built from --{source}, whose videos are all"
+            " there from the start; leave one of the two out"
+        )
 
 
 def _check_device(device: str) -> None:

@@ -25,11 +25,10 @@ from abtest.metrics import Metric
 from abtest.progress import Progress
 from abtest.recorded import TRUTH, kept_truth, recorded_metrics
 from abtest.resume import finished
-from abtest.run import fit_arms, warm_up
+from abtest.run import fit_arms, warm_up, world_of
 from abtest.settings import Plan
 from abtest.stats.certificate import REPLICATES, certify
 from abtest.stats.paired import Life, Paired, compare_lives
-from abtest.world import build_world
 from simulator.behavior import EXPECTED
 from warehouse.events import DAY_MS, Kind
 
@@ -132,13 +131,7 @@ def _live_and_compare(
         )
         executor = stack.enter_context(opened(settings.executor, workers, home))
         with progress.stage("world"):
-            world = build_world(
-                plan.log,
-                users=settings.users,
-                seed=settings.seed,
-                profile=settings.profile,
-                family=settings.family,
-            )
+            world = world_of(frozen)
         with progress.stage("warm-up, again"):
             days = Days(_made(home / "warm-up"), Nowhere(), executor, workers, progress.simulated)
             start = warm_up(world, days, settings)

@@ -88,12 +88,15 @@ def read_source(log: str | None, sequences: str | None, users: int) -> Any:
     return source
 
 
-def build_world(source: Any, *, users: int, seed: int, profile: str, family: str) -> "World":
-    """The synthetic world of the seed, or the world of the log or file that `read_source` returned."""
+def build_world(
+    source: Any, *, users: int, seed: int, profile: str, family: str, uploads: float = 0.0, days: int = 0
+) -> "World":
+    """The synthetic world of the seed, or the world of the log or file that `read_source` returned, whose
+    videos are all there from the start."""
     from simulator.world import World
 
     if source is None:
-        return World.synthetic(users, seed=seed, profile=profile, family=family)
+        return World.synthetic(users, seed=seed, profile=profile, family=family, uploads=uploads, days=days)
     if hasattr(source, "impressions"):
         log = source
         tables = (log.users, log.videos, log.impressions, log.histories, log.exposures)

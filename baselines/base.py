@@ -117,6 +117,19 @@ class Interactions:
         return digest.hexdigest()[:32]
 
 
+def known_items(histories: Ids, n_items: int) -> Ids:
+    """Histories without the items after `n_items`, which a model does not know; again left-aligned.
+
+    >>> known_items(np.array([[7, 2, 9, 3, 0]]), 5).tolist()
+    [[2, 3, 0, 0, 0]]
+    """
+    kept = histories <= n_items
+    if kept.all():
+        return histories
+    order = np.argsort(~(kept & (histories > 0)), axis=1, kind="stable")
+    return np.take_along_axis(np.where(kept, histories, 0), order, axis=1)
+
+
 def recent(histories: Ids, max_length: int = MAX_LENGTH) -> Ids:
     """The last `max_length` items of left-aligned histories, again left-aligned: (n, max_length).
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.base import Ids, Interactions, Progress, State, recent, silent, without
+from baselines.base import Ids, Interactions, Progress, State, known_items, recent, silent, without
 from baselines.batches import windows
 from baselines.catalogue import BLOCK, Catalogue, blocks
 from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, settings_of
@@ -93,7 +93,7 @@ class SequentialRecommender:
         with torch_threads(self.training.threads), seeded(self.training.seed):
             network = self._built()
             if self._start is not None:
-                network.load_state_dict(self._start)
+                network.load_state_dict(_grown(self._start, network))
             elif self.training.item_start == "cooccurrence":
                 _start_items(network, interactions)
             self.runs = []
@@ -106,7 +106,8 @@ class SequentialRecommender:
     ) -> Self:
         """Another model that `fit` trains on these interactions, starting from the weights of this one.
 
-        `epochs`: how many at most, None for as many as a first fit. Users and items must be the same.
+        `epochs`: how many at most, None for as many as a first fit. Users must be the same; items may have
+        come in after the others, and begin as in a first fit.
         """
         training = self.training if epochs is None else replace(self.training, epochs=epochs)
         model = type(self)(self.settings, training)
@@ -293,11 +294,17 @@ class SequentialRecommender:
 
     def _known(self, histories: Ids) -> Ids:
         """The last 50 items that the model knows: an item that came after the fit says nothing to it."""
-        known = histories <= self.n_items
-        if not known.all():
-            order = np.argsort(~(known & (histories > 0)), axis=1, kind="stable")
-            histories = np.take_along_axis(np.where(known, histories, 0), order, axis=1)
-        return recent(histories)
+        return recent(known_items(histories, self.n_items))
+
+
+def _grown(start: Mapping[str, Tensor], network: SequenceNetwork) -> dict[str, Tensor]:
+    """The weights to start from; rows of a network that has more of them (items) keep its own weights."""
+    return {
+        name: torch.cat((start[name], own[len(start[name]) :]))
+        if own.dim() and len(own) > len(start[name])
+        else start[name]
+        for name, own in network.state_dict().items()
+    }
 
 
 @torch.no_grad()

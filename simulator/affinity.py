@@ -100,8 +100,9 @@ def draw_nothing(constants: Constants, drawn: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw_successors(constants: Constants, drawn: dict[str, Any]) -> dict[str, Any]:
-    """Successors by reach, most of the video's own tag, with boosts that fall from the first to the last."""
-    seed, tag, reach = drawn["seed"], drawn["item_tag"], drawn["item_reach"]
+    """Successors by reach, most of the video's own tag, with boosts that fall from the first to the last; of
+    videos that are there at the start some are uploaded later."""
+    seed, tag, reach = drawn["seed"], drawn["item_tag"], drawn["item_reach"] / drawn["item_reach"][-1]
     ids = np.arange(len(tag))[:, None]
     u = uniform(seed, Purpose.ITEM_SUCCESSOR, ids, np.arange(SUCCESSORS))
     anywhere = np.minimum(np.searchsorted(reach, u), len(tag) - 1)
@@ -167,7 +168,8 @@ def counted_successors(constants: Constants, sequences: NDArray[np.int32], n_ite
 def draw_interests(constants: Constants, drawn: dict[str, Any]) -> dict[str, Any]:
     """Interests are places near tags that the user likes; tastes drift around their mean."""
     seed, n = drawn["seed"], len(drawn["user_source_id"])
-    counts = np.bincount(drawn["item_tag"][1:], minlength=len(drawn["tag_vector"]))
+    tags_at_start = drawn["item_tag"][1 : drawn["n_at_start"] + 1]
+    counts = np.bincount(tags_at_start, minlength=len(drawn["tag_vector"]))
     cumulative = np.cumsum((counts / counts.sum()) ** constants.interest_power)
     people, which = np.arange(n)[:, None], np.arange(constants.interests)
     u = uniform(seed, Purpose.USER_TASTE, people, which) * cumulative[-1]

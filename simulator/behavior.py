@@ -174,13 +174,18 @@ def reference_scores(world: "World", state: "State", users: Ids, items: Ids) -> 
     return affinity(world, state, users, items) + world.constants.reference_noise * noise
 
 
-def reference_candidates(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
-    """(n, c) videos that the reference policy compares at a request: by reach, so some may come twice."""
+def reference_candidates(
+    world: "World", users: Ids, sessions: Ids, requests: Ids, available: Ids | None = None
+) -> Ids:
+    """(n, c) videos that the reference policy compares at a request: by reach, so some may come twice. Up to
+    the `available` id of each row, or those of the start."""
     most = world.constants.reference_candidates
     number = np.arange(-(-most // 4))  # each draw has four words
     counters = (users[:, None], sessions[:, None], requests[:, None] * 1024 + number)
     four = unit(words(world.seed, Purpose.REFERENCE_CANDIDATE, *counters))
     u = np.moveaxis(four, 0, -1).reshape(len(users), -1)[:, :most]
+    if available is not None:
+        u *= world.item_reach[available, None]
     return np.minimum(np.searchsorted(world.item_reach, u, side="left"), world.n_items).astype(np.int64)
 
 

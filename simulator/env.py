@@ -44,10 +44,11 @@ Arrays = NDArray[Any]
 class Cohort(gymnasium.vector.VectorEnv):
     """`num_envs` users of a world, each in a session of their own.
 
-    Actions: (n, 6) video ids, 1 to n_items; a video that comes twice in a feed is shown once. Observations:
-    `user` (n,), `history` (n, 50) last plays, oldest first, 0 after the end, and `context` (n, 3). reward:
-    the weight of each of ENGAGEMENTS. A session is cut off (truncated) after `max_requests`. After an episode
-    the next step begins the user's next session; its action is not looked at (AutoresetMode.NEXT_STEP).
+    Actions: (n, 6) ids of videos that are there at the start, 1 to n_at_start; a video that comes twice in a
+    feed is shown once. Observations: `user` (n,), `history` (n, 50) last plays, oldest first, 0 after the
+    end, and `context` (n, 3). reward: the weight of each of ENGAGEMENTS. A session is cut off (truncated)
+    after `max_requests`. After an episode the next step begins the user's next session; its action is not
+    looked at (AutoresetMode.NEXT_STEP).
 
     A reset draws users by its seed and starts their lives anew; what a user does with a video is the world's.
     """
@@ -70,12 +71,12 @@ class Cohort(gymnasium.vector.VectorEnv):
         self.single_observation_space = spaces.Dict(
             {
                 "user": spaces.Discrete(world.n_users),
-                "history": spaces.Box(0, world.n_items, (PLAYS,), np.int64),
+                "history": spaces.Box(0, world.n_at_start, (PLAYS,), np.int64),
                 "context": spaces.Box(0.0, np.inf, (len(CONTEXT),), np.float32),
             }
         )
         self.single_action_space = spaces.MultiDiscrete(
-            np.full(FEED_LENGTH, world.n_items), start=np.ones(FEED_LENGTH, np.int64)
+            np.full(FEED_LENGTH, world.n_at_start), start=np.ones(FEED_LENGTH, np.int64)
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -158,9 +159,10 @@ class Cohort(gymnasium.vector.VectorEnv):
                 f"actions have shape {items.shape}; {self.num_envs} users need {self.num_envs} feeds of "
                 f"{FEED_LENGTH} videos"
             )
-        if items.min() < 1 or items.max() > self.world.n_items:
-            wrong = items[(items < 1) | (items > self.world.n_items)][0]
-            raise ValueError(f"an action shows video {wrong}; videos are 1 to {self.world.n_items}")
+        last = self.world.n_at_start
+        if items.min() < 1 or items.max() > last:
+            wrong = items[(items < 1) | (items > last)][0]
+            raise ValueError(f"an action shows video {wrong}; videos are 1 to {last}")
         again = np.tril(items[:, :, None] == items[:, None, :], -1).any(-1)
         return np.where(again, 0, items)
 

@@ -1,4 +1,5 @@
-"""A light run of a world: one slate policy, no platform and no events, enough to measure what users do."""
+"""A light run of a world: one slate policy, no platform and no events, enough to measure what users do with
+the videos that are there at the start."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,7 +67,7 @@ def random_slate(world: "World", state: State, users: Ids, sessions: Ids, reques
     u = uniform(
         world.seed, Purpose.SLOT_ITEM, users[:, None], sessions[:, None], requests[:, None] * 64 + slots
     )
-    return 1 + (u * world.n_items).astype(np.int64)
+    return 1 + (u * world.n_at_start).astype(np.int64)
 
 
 def live(world: "World", days: int, policy: Policy = reference_slate, *, skip: int = 0) -> Sample:

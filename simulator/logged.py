@@ -103,6 +103,7 @@ def draw(
         "history": history,
         "history_ts": history_ts,
         "origin": origin(impressions.num_rows, len(source), len(video_ids)),
+        "n_at_start": len(video_ids),
     }
     return affinity.seen_in(population.with_family(drawn))
 

@@ -216,7 +216,7 @@ class Platform:
 
     def _shown(self, users: Ids) -> Ids:
         """(n, 512) what is not to be shown again, in any order; of a small world half at most."""
-        most = self.world.n_items // 2
+        most = int(self.world.available(self.day)) // 2
         if most >= self.state.shown.shape[1]:
             return self.state.shown[users].astype(np.int64)
         shown = self.state.recently_shown(users)
@@ -318,11 +318,10 @@ class Platform:
         if served.shape != (n, FEED_LENGTH):
             raise ValueError(f"{name} served an array of shape {served.shape}; a feed is {(n, FEED_LENGTH)}")
         ordered = np.sort(served, axis=1)
-        if ordered[:, 0].min() < 0 or ordered[:, -1].max() > self.world.n_items:
-            wrong = served[(served < 0) | (served > self.world.n_items)][0]
-            raise ValueError(
-                f"{name} served video {wrong}; videos are 1 to {self.world.n_items}, 0 = nothing left"
-            )
+        last = int(self.world.available(self.day))
+        if ordered[:, 0].min() < 0 or ordered[:, -1].max() > last:
+            wrong = served[(served < 0) | (served > last)][0]
+            raise ValueError(f"{name} served video {wrong}; videos are 1 to {last}, 0 = nothing left")
         if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any():
             raise ValueError(f"{name} served a video twice in one feed; the videos of a feed must differ")
         return served

@@ -7,6 +7,7 @@ from simulator.feed import FEED_LENGTH, MEMORY_REQUESTS, Ids, Rows
 from simulator.slots import SlotMixture, ranked, untaken
 from simulator.state import State
 from simulator.world import World
+from warehouse.events import DAY_MS
 
 _ORACLE_ROWS = 8  # users whose whole catalogue is scored at once
 
@@ -56,13 +57,15 @@ class OraclePolicy:
     def begin(self, users: Ids, histories: Ids, shown: Ids, ts_ms: Ids) -> Rows:
         """Remembers the best videos, best first: as many as one `begin` can serve."""
         assert self.state is not None, "attach a state before serving"
-        catalogue = np.arange(1, self.world.n_items + 1)
+        available = self.world.available(ts_ms // DAY_MS)
+        catalogue = np.arange(1, available.max(initial=0) + 1)
         most = min(MEMORY_REQUESTS * FEED_LENGTH, len(catalogue))
         best = np.zeros((len(users), MEMORY_REQUESTS * FEED_LENGTH), np.int64)
         for start in range(0, len(users), _ORACLE_ROWS):
             rows = slice(start, start + _ORACLE_ROWS)
             items = np.broadcast_to(catalogue, (len(users[rows]), len(catalogue)))
             scores = behavior.affinity(self.world, self.state, users[rows], items)
+            scores[items > available[rows, None]] = -np.inf
             barred = shown[rows]
             row, column = np.nonzero(barred)
             scores[row, barred[row, column] - 1] = -np.inf

@@ -9,6 +9,7 @@ from scipy.special import gammaincinv, ndtr, ndtri
 from simulator.affinity import FAMILIES
 from simulator.constants import ACTIONS, DURATION_QUANTILES, Constants
 from simulator.randomness import Purpose, normal, uniform
+from simulator.uploads import upload_times, with_uploads
 from warehouse.events import DAY_MS
 
 Floats = NDArray[np.float64]
@@ -34,9 +35,17 @@ _LEAST_LOG = -12.0  # log propensities below this are as good as never
 
 
 def draw(
-    constants: Constants, n_users: int, n_items: int, seed: int, family: str = "factors"
+    constants: Constants,
+    n_users: int,
+    n_items: int,
+    seed: int,
+    family: str = "factors",
+    *,
+    uploads: float = 0.0,
+    days: int = 0,
 ) -> dict[str, Any]:
-    """The fields of a World."""
+    """The fields of a World. On each of `days` days come `uploads` new videos, of 100 that are there at the
+    start; users, and the videos of the start, are the same with and without them."""
     tags = draw_tags(constants, constants.n_tags, seed)
     share = _tag_shares(constants)
     items = draw_items(constants, n_items, seed, tags["tag_vector"], np.cumsum(share))
@@ -56,7 +65,12 @@ def draw(
         "history": np.zeros((n_users, 50), np.int32),
         "history_ts": np.zeros(n_users, np.int64),
         "origin": {"all": "drawn from the shapes of real logs (simulator/constants.py)"},
+        "n_at_start": n_items,
     }
+    times = upload_times(n_items * uploads / 100, days, seed)
+    if len(times):
+        more = draw_items(constants, n_items + len(times), seed, tags["tag_vector"], np.cumsum(share))
+        drawn |= with_uploads(items, more, times, seed)
     return with_family(drawn)
 
 

@@ -43,6 +43,9 @@ class Purpose(IntEnum):
     ITEM_SUCCESSOR = 14
     ITEM_SUCCESSOR_BOOST = 15
     USER_ANCHOR = 16
+    UPLOADS_A_DAY = 17
+    UPLOAD_MOMENT = 18
+    UPLOAD_LIKE = 19
     # life: arrivals (user, day, candidate), leaving (user, session, request), responses: see behavior
     PAST_ACTIVITY = 20
     ACTIVE_DAY = 21

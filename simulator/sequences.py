@@ -77,6 +77,7 @@ def draw(
         "history": history,
         "history_ts": np.zeros(len(sources), np.int64),
         "origin": _origin(int(train.sum()), len(known), n_items),
+        "n_at_start": n_items,
     }
     return affinity.seen_in(population.with_family(drawn))
 

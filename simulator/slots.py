@@ -1,7 +1,8 @@
 """Feeds filled slot by slot from three sources, with the exact chance of every choice.
 
 At each slot, given what is already taken: with chance `reference` the best-scored video of the reference
-policy, with chance `popular` a video drawn by its plays until last midnight, with chance `uniform` any video.
+policy, with chance `popular` a video drawn by its plays until last midnight, with chance `uniform` any video
+that is there.
 The reference policy's candidates are a fixed function of (user, session, request), so the chances are those
 given that list. Where the list is used up, its share goes to `uniform`.
 """
@@ -17,6 +18,7 @@ from simulator.feed import FEED_LENGTH, Ids, Rows
 from simulator.randomness import Purpose, unit, words
 from simulator.state import State
 from simulator.world import World
+from warehouse.events import DAY_MS
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -36,6 +38,7 @@ class Slots(NamedTuple):
     luck: Floats  # (4, n, k) which part fills the slot, then three attempts to draw a video
     taken: NDArray[np.int32]  # (n, S) videos not to show, 0 = none
     best: Ids  # (n, k) the reference policy's list, 0 = no more
+    available: Ids  # (n,) the highest id that can be shown
     n_left: Ids  # (n,) videos not taken, and their weight
     weight_left: Ids
 
@@ -47,6 +50,7 @@ class Slots(NamedTuple):
             self.luck[:, chosen],
             self.taken[chosen],
             self.best[chosen],
+            self.available[chosen],
             self.n_left[chosen],
             self.weight_left[chosen],
         )
@@ -97,13 +101,15 @@ class SlotMixture:
         place = requests[:, None] * FEED_LENGTH + np.arange(k)
         luck = unit(words(self.world.seed, Purpose.SLOT_POLICY, users[:, None], sessions[:, None], place))
         taken = np.hstack((memory[0], since.astype(np.int32)))
+        available = self.world.available(ts_ms // DAY_MS)
         slots = Slots(
             (users[:, None], sessions[:, None], place),
             luck,
             taken,
-            self._best(users, sessions, requests, taken, k),
-            self.world.n_items - memory[1] - (since > 0).sum(1),
-            self._cumulative[-1] - self._weight_barred(memory) - self._weight_of(since),
+            self._best(users, sessions, requests, available, taken, k),
+            available,
+            available - memory[1] - (since > 0).sum(1),
+            self._cumulative[available] - self._weight_barred(memory) - self._weight_of(since),
         )
         feed, chance, collides = self._at_once(slots)
         if collides.any():
@@ -162,12 +168,14 @@ class SlotMixture:
         reference = np.where(has_reference, self.reference, 0.0)
         return np.stack((reference, np.full(len(reference), self.popular), 1.0 - self.popular - reference))
 
-    def _best(self, users: Ids, sessions: Ids, requests: Ids, taken: NDArray[np.int32], k: int) -> Ids:
+    def _best(
+        self, users: Ids, sessions: Ids, requests: Ids, available: Ids, taken: NDArray[np.int32], k: int
+    ) -> Ids:
         """(n, k) the reference policy's videos that are not taken, best first, 0 = no more."""
         if self.reference == 0:
             return np.zeros((len(users), k), np.int64)
         assert self.state is not None, "attach a state before serving"
-        items = behavior.reference_candidates(self.world, users, sessions, requests)
+        items = behavior.reference_candidates(self.world, users, sessions, requests, available)
         scores = behavior.reference_scores(self.world, self.state, users, items)
         shortlist = ranked(items, scores, _SHORTLIST * k)
         best = untaken(shortlist, taken, k)
@@ -185,14 +193,18 @@ class SlotMixture:
             if not len(lost):
                 return found
             luck = self._luck(slots, attempt, row[lost], slot[lost])
-            by_plays = np.searchsorted(self._cumulative, np.floor(luck * self._cumulative[-1]), side="right")
-            proposed = np.where(popular[lost], by_plays, 1 + (luck * self.world.n_items).astype(np.int64))
+            last = slots.available[row[lost]]
+            by_plays = np.searchsorted(
+                self._cumulative, np.floor(luck * self._cumulative[last]), side="right"
+            )
+            proposed = np.where(popular[lost], by_plays, 1 + (luck * last).astype(np.int64))
             free = ~_contains(slots.taken, row[lost], proposed)
             found[lost[free]] = proposed[free]
             lost = lost[~free]
         for i in lost:  # seldom: nearly everything is taken
             weight = self.weight.copy() if popular[i] else np.minimum(self.weight, 1)
             weight[slots.taken[row[i]]] = 0
+            weight[slots.available[row[i]] + 1 :] = 0
             total = np.cumsum(weight)
             luck = self._luck(slots, TRIES, row[i : i + 1], slot[i : i + 1])
             if total[-1] > 0:

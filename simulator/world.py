@@ -5,10 +5,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.constants import Constants, constants_of
-from warehouse.events import Item, User
+from warehouse.events import DAY_MS, Item, User
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,8 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class World:
-    """Users are 0 .. n_users - 1, videos 1 .. n_items; row 0 of every item array is padding.
+    """Users are 0 .. n_users - 1, videos 1 .. n_items; row 0 of every item array is padding. Videos 1 ..
+    n_at_start are there from the first day on, the others come in by and by (`available`).
 
     Build one with `World.synthetic` or `World.from_log`. A model never sees it: only what is logged.
     Action tables have one row for each of `constants.ACTIONS`, in logits.
@@ -39,7 +40,9 @@ class World:
     item_quality: Floats  # affinity
     item_actions: Float32s  # (actions, n_items + 1)
     item_log_duration: Floats  # of seconds
-    item_reach: Floats  # (n_items + 1) cumulative share of what the platform puts forward, from 0 to 1
+    # (n_items + 1) cumulative share of what the platform puts forward: from 0 to 1 at n_at_start, then on
+    item_reach: Floats
+    n_at_start: int
 
     item_successors: NDArray[
         np.int32
@@ -75,6 +78,12 @@ class World:
     def n_items(self) -> int:
         return len(self.item_author) - 1
 
+    def available(self, day: ArrayLike) -> Ids:
+        """The highest id that can be shown on a day: videos uploaded before its midnight are there, so what
+        is available are the ids up to it. Days may be an array."""
+        later = self.item_uploaded_ts[self.n_at_start + 1 :]  # ascending
+        return self.n_at_start + np.searchsorted(later, np.asarray(day) * DAY_MS)
+
     @property
     def n_tags(self) -> int:
         return len(self.tag_vector)
@@ -94,20 +103,28 @@ class World:
         seed: int = 0,
         profile: str = "default",
         family: str = "factors",
+        *,
+        uploads: float = 0.0,
+        days: int = 0,
     ) -> "World":
         """A world drawn from the published shapes of real logs. Seconds for 10,000 users.
 
         family: what makes a user enjoy a video, one of `affinity.FAMILIES`. LookupError lists the known
-        profiles and families.
+        profiles and families. uploads: new videos on each of `days` days, in percent of the `n_items` that
+        are there at the start.
 
         >>> World.synthetic(50, n_items=300, seed=1).n_items
         300
         """
         from simulator import fitting, population
+        from simulator.uploads import check_uploads
 
         _check_size("n_users", n_users, 1)
         _check_size("n_items", n_items, 12)
-        drawn = population.draw(constants_of(profile, family), n_users, n_items, seed, family)
+        check_uploads(uploads)
+        drawn = population.draw(
+            constants_of(profile, family), n_users, n_items, seed, family, uploads=uploads, days=days
+        )
         return fitting.centred(World(**drawn))
 
     @classmethod

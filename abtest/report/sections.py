@@ -5,6 +5,7 @@ from typing import Any
 
 from abtest.report.design import outside_note, phases_section
 from abtest.report.methods import bayes_section, caps_section, equivalence_section
+from abtest.report.new_videos import new_videos_sections
 from abtest.report.numbers import (
     MISSING,
     confidence,
@@ -86,7 +87,7 @@ def sections(document: Document) -> list[Section]:
         found += novelty_sections(document, treatment, versus)
         found += segment_sections(document, treatment, versus)
         found += [view(document, treatment, versus) for view in MORE_VIEWS]
-    found += [_overlap(document), truth_section(document)]
+    found += [*new_videos_sections(document), _overlap(document), truth_section(document)]
     return [section for section in found if section.rows or not section.headers]
 
 

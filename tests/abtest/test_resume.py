@@ -19,7 +19,18 @@ from warehouse.events import EVENT_KEY
 Command = Callable[..., Result]
 
 FLAGS = ["--arms", "a=baselines.poprec:PopRec,b=baselines.poprec:PopRec", "--stage", "feed"]
-FLAGS += ["--retrain", "own", "--explore", "10", "--phases", "1:50,2:100", "--holdout", "10"]
+FLAGS += [
+    "--retrain",
+    "own",
+    "--explore",
+    "10",
+    "--uploads",
+    "20",
+    "--phases",
+    "1:50,2:100",
+    "--holdout",
+    "10",
+]
 FLAGS += ["--users", "120", "--warmup-days", "1", "--days", "2", "--threads", "1", "--quiet"]
 DAY_DONE = "midnights/live-00001"
 """The first day of the experiment has been lived."""

@@ -20,7 +20,7 @@ DAYS = 2
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World.synthetic(150, n_items=2_000, seed=8)
+    return World.synthetic(150, n_items=2_000, seed=8, uploads=20, days=DAYS)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def ordered(name: str, tables: list[pa.Table]) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def whole(service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    return lived(service, 1, tmp_path_factory.mktemp("whole"))
+    found = lived(service, 1, tmp_path_factory.mktemp("whole"))
+    assert (found["events"]["item"].to_numpy() > service.world.n_at_start).any()
+    return found
 
 
 @pytest.mark.parametrize("n_shards", [2, 4])
