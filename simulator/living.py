@@ -20,6 +20,8 @@ Flags = NDArray[np.bool_]
 Ids = NDArray[np.int64]
 Policy = Callable[["World", State, Ids, Ids, Ids], Ids]
 SLATE = 6  # videos in a feed, 27K: 5.81 impressions per request
+SITTING = 4  # requests of a session of `histories`
+SITTINGS = 4
 
 
 class Sample(NamedTuple):
@@ -87,6 +89,27 @@ def live(world: "World", days: int, policy: Policy = reference_slate, *, skip: i
         if day >= skip:
             volumes.append(volume[np.unique(arrived.users)])
     return _joined(rows, np.concatenate(volumes), np.stack(active[-days - 3 :]))
+
+
+def histories(world: "World", n: int, length: int) -> Ids:
+    """(n or fewer, length) last plays of an even choice of users, everybody's after equally many feeds.
+
+    Users who have not played so much by then are left out.
+    """
+    some = min(n, world.n_users)
+    users = np.arange(some) * world.n_users // max(some, 1)
+    state = State.start(world)
+    before = state.n_plays[users]
+    for sitting in range(SITTINGS):
+        sessions = np.full(some, sitting - SITTINGS)  # before those of any day
+        behavior.begin_session(world, state, users)
+        for request in range(SITTING):
+            items = reference_slate(world, state, users, sessions, np.full(some, request))
+            behavior.absorb(world, state, users, items, behavior.respond(world, state, users, items))
+    enough = state.n_plays[users] - before >= length
+    plays = state.histories(users[enough])
+    last = np.minimum(state.n_plays[users[enough]], plays.shape[1])
+    return np.take_along_axis(plays, last[:, None] + np.arange(-length, 0), axis=1)
 
 
 def impressions(world: "World", sample: Sample) -> Impressions:
