@@ -22,18 +22,23 @@ class Constants:
 
     # -- taste: affinity = (taste + short-term) . vector + transition + quality - satiation + follow - centre
     n_tags: int = 47  # Pure, video features
-    tag_zipf: float = 1.41  # Pure, videos per tag
+    # share of a tag: (rank + head) ** -zipf; fitted to Pure, videos by first tag (.20 .10 .08 .08 .06 ...)
+    tag_zipf: float = 2.43
+    tag_head: float = 7.8
     dims: int = 16  # assumed
-    taste_sd: float = 0.95  # of taste . vector over random pairs; solved: random slates at .176
+    # spread of vectors along axis 1, 2, ... falls as its number to this power: a few directions carry most of
+    # taste; solved: AUC of co-occurrence, Pure histories
+    axis_power: float = 1.0
+    taste_sd: float = 1.35  # of taste . vector over random pairs; solved: random slates at .176
     interests: int = 5  # tags mixed into one taste; assumed
     interest_power: float = (
-        0.5  # of a tag's share of videos, in its share of interests; solved: tag switching
+        0.8  # of a tag's share of videos, in its share of interests; solved: tag switching
     )
-    item_noise: float = 0.6  # share of a vector that its tag does not explain; assumed
-    quality_sd: float = 0.75  # of affinity; solved: see offset_sd
+    item_noise: float = 0.85  # share of a vector that its tag does not explain; solved: same-tag lifts
+    quality_sd: float = 0.34  # of affinity; solved: between-video CV and ICC of plays, Pure
     short_term: float = 0.5  # weight of the mean vector of recent plays; assumed
     short_term_memory: float = 0.8  # per request
-    transition_sd: float = 0.4  # order signal: last played tag -> tag; solved: pair lift at lag 1
+    transition_sd: float = 0.25  # order signal: last played tag -> tag; solved: pair lift at lag 1
     # weights of the last plays, latest first: Pure histories, pair lifts at lags 1 to 5 beyond that at 20
     recency: tuple[float, ...] = (1.0, 0.62, 0.52, 0.42, 0.33)
     # family "transitions"; solved: pair lift 2.18 at lag 1, same-tag lift 1.50
@@ -44,7 +49,7 @@ class Constants:
     radius: float = 0.7  # of an interest, where vectors have length 1
     interest: float = 2.5
     short_interest: float = 0.8
-    satiation: float = 0.6  # affinity lost per unit of tag satiation; assumed
+    satiation: float = 0.2  # affinity lost per unit of tag satiation; solved: same-tag lifts, lag 1 over 5
     satiation_memory: float = 0.93  # per request, halved between sessions; assumed
     satiation_step: float = 0.12  # added per impression of the tag; assumed
     follow_bonus: float = 0.5  # affinity of a followed author; assumed
@@ -52,9 +57,10 @@ class Constants:
     # solved: plays .494 under the reference policy, .176 under random slates
     reference_noise: float = 0.63573
     reference_candidates: int = 80  # videos that the reference policy compares for a feed; assumed
-    # solved: the choice among candidates adds to it; exposures -.84, top 20 % .768, Pure pool
-    reach_slope: float = 0.72
-    reach_quality: float = 0.5  # correlation of log reach and quality; solved: between-video CV of plays
+    # share of what the platform puts forward: (rank / videos + head) ** -slope; solved: exposures of the top
+    # 1 to 20 % of videos and their slope, Pure
+    reach_slope: float = 1.2
+    reach_head: float = 0.004
 
     # -- watching
     # a valid play: watched more than 7 s (Pure: agrees with the flag on 97 % where shorter)
@@ -63,7 +69,7 @@ class Constants:
     lean_affinity: float = 1.1  # lean = 1.1 affinity + user offset - 1.25 [repeat], in logits of a valid play
     skip_lean: float = 1.7  # per unit of lean: skips and plays overlap, so more than 1 in logits of a skip
     skip_base: float = -0.38406  # solved
-    offset_sd: float = 0.43  # solved with quality_sd: AUC and ICC of users and videos, Pure
+    offset_sd: float = 0.55  # solved: between-user CV, AUC and ICC of plays, Pure
     offset_activity: float = -0.50  # correlation with log activity, 27K
     repeat: float = -1.25  # logits of a repeated video: valid play .450 -> .189, Pure
     # times (log(s) - 4)**2: one-minute videos hold best; this and what follows fitted to Pure, by duration
@@ -176,8 +182,9 @@ PROFILES["heavy"] = replace(PROFILES["default"], extra_sessions=3.84, glance_vol
 FAMILIES: dict[str, dict[str, Any]] = {
     "factors": {},
     "transitions": {
-        "quality_sd": 0.68,
-        "successor_boost": 1.6,
+        "transition_sd": 0.2,
+        "reach_head": 0.005,
+        "successor_boost": 1.2,
         "successor_tag": 0.25,
         "centre": 2.0528,
         "reference_noise": 0.56615,
@@ -199,11 +206,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "glance_actions": (0.02989, 0.09981, 0.006318, 0.001562, 0.03893, 0.0007075, 0.001475, 0.000678),
     },
     "neighbours": {
-        "quality_sd": 0.72,
+        "interests": 2,
         "interest_power": 0.35,
-        "radius": 0.6,
-        "interest": 3.6,
-        "short_interest": 1.5,
+        "item_noise": 0.8,
+        "quality_sd": 0.22,
+        "offset_sd": 0.4,
+        "radius": 0.65,
+        "interest": 5.0,
+        "short_interest": 1.3,
         "centre": 2.3623,
         "reference_noise": 0.36217,
         "skip_base": -0.31345,

@@ -1,8 +1,8 @@
 """What real logs show: the figures that a scorecard holds a world against, with errors and tolerances.
 
-The tables of KuaiRand-Pure were measured by `figures.measure`, `figures.transitions` and `next_play.foretold`
-on the files that `abtest world --scorecard --log` reads; their errors are relative standard errors over users.
-The others are published aggregates; where their error is not known it is 0.
+The tables of KuaiRand-Pure were measured by `figures.measure`, `figures.transitions` and
+`next_play.foretold` on the files that `abtest world --scorecard --log` reads; their errors are relative
+standard errors over users. The others are published aggregates; where their error is not known it is 0.
 """
 
 from typing import NamedTuple
