@@ -15,7 +15,17 @@ from scipy.special import ndtri
 from simulator.affinity import FAMILIES
 from simulator.constants import ACTIONS
 from simulator.randomness import Purpose, unit, words
-from simulator.rhythm import Arrivals, arrivals, begin_session, gaps, goes_on, overnight, stays
+from simulator.rhythm import (
+    Arrivals,
+    arrivals,
+    begin_session,
+    gaps,
+    goes_on,
+    luck,
+    overnight,
+    reached,
+    stays,
+)
 from simulator.state import FOLLOWS, PLAYS, SHOWN
 
 if TYPE_CHECKING:
@@ -31,7 +41,9 @@ __all__ = [
     "begin_session",
     "gaps",
     "goes_on",
+    "luck",
     "overnight",
+    "reached",
     "reference_candidates",
     "reference_scores",
     "respond",

@@ -148,12 +148,14 @@ def _day(world: "World", state: State, arrived: behavior.Arrivals, policy: Polic
     requests, elapsed = np.zeros_like(users), np.zeros_like(users)
     behavior.begin_session(world, state, users)
     while len(users):
+        luck = behavior.luck(world, users, sessions[at], requests)
         items = policy(world, state, users, sessions[at], requests)
+        items, whole = behavior.reached(world, state, users, elapsed, luck, items)
         response, chances = behavior.respond_with_chances(world, state, users, items)
         behavior.absorb(world, state, users, items, response)
         yield _piece(users, items, sessions[at], start_ms[at] + elapsed, response, chances)
-        elapsed += response.watch_ms.sum(-1) + behavior.gaps(world, users, sessions[at], requests)
-        on = behavior.stays(world, state, users, sessions[at], requests, elapsed)
+        elapsed += response.watch_ms.sum(-1) + luck.gap_ms
+        on = behavior.goes_on(world, state, users, elapsed, luck) & whole
         requests, elapsed, at = (
             np.where(on, requests + 1, 0),
             np.where(on, elapsed, 0),

@@ -23,10 +23,10 @@ COPULA = np.array(
     [
         [1.00, -0.50, -0.18, -0.20, -0.35, -0.20, 0.00],
         [-0.50, 1.00, 0.00, 0.00, 0.00, 0.00, 0.00],
-        [-0.18, 0.00, 1.00, 0.50, 0.60, 0.80, 0.17],
-        [-0.20, 0.00, 0.50, 1.00, 0.45, 0.05, 0.17],
-        [-0.35, 0.00, 0.60, 0.45, 1.00, 0.45, 0.17],
-        [-0.20, 0.00, 0.80, 0.05, 0.45, 1.00, 0.17],
+        [-0.18, 0.00, 1.00, 0.30, 0.52, 0.80, 0.17],
+        [-0.20, 0.00, 0.30, 1.00, 0.28, 0.05, 0.17],
+        [-0.35, 0.00, 0.52, 0.28, 1.00, 0.42, 0.17],
+        [-0.20, 0.00, 0.80, 0.05, 0.42, 1.00, 0.17],
         [0.00, 0.00, 0.17, 0.17, 0.17, 0.17, 1.00],
     ]
 )
@@ -132,9 +132,10 @@ def item_actions(constants: Constants, ids: NDArray[np.integer], seed: int) -> F
 
 
 def duration_lean(constants: Constants, log_duration: Floats) -> Floats:
-    """(actions, n) what the length of a video does to its likes, in logits; 0 at 55 seconds."""
+    """(actions, n) what the length of a video does to its likes, in logits."""
     lean = np.zeros((len(ACTIONS), len(log_duration)))
-    lean[ACTIONS.index("like")] = constants.like_duration * (log_duration - 4.0)
+    seconds, likes = np.array(constants.like_duration).T
+    lean[ACTIONS.index("like")] = np.interp(log_duration, np.log(seconds), likes)
     return lean
 
 
