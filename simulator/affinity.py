@@ -174,15 +174,25 @@ def draw_interests(constants: Constants, drawn: dict[str, Any]) -> dict[str, Any
     people, which = np.arange(n)[:, None], np.arange(constants.interests)
     u = uniform(seed, Purpose.USER_TASTE, people, which) * cumulative[-1]
     tags = np.minimum(np.searchsorted(cumulative, u, side="right"), len(cumulative) - 1)
-    noise = normal(
-        seed, Purpose.USER_ANCHOR, people[:, :, None], which[:, None], np.arange(constants.dims)
-    ) / np.sqrt(constants.dims)
-    share = constants.item_noise
-    anchors = np.sqrt(1 - share**2) * drawn["tag_vector"][tags] + share * noise
+    noise = normal(seed, Purpose.USER_ANCHOR, people[:, :, None], which[:, None], np.arange(constants.dims))
+    anchors = around(constants, drawn["tag_vector"][tags], noise)
     return {
         "user_anchors": anchors.astype(np.float32),
         "user_taste": anchors.mean(1).astype(np.float32),
     }
+
+
+def around(constants: Constants, tag: NDArray[np.float32], noise: Floats) -> Floats:
+    """Directions of length 1 around those of tags (..., dims); noise: standard normal draws."""
+    share = constants.item_noise
+    found = np.sqrt(1 - share**2) * tag + share * axis_lengths(constants) * noise
+    return found / np.sqrt((found**2).sum(-1, keepdims=True))
+
+
+def axis_lengths(constants: Constants) -> Floats:
+    """(dims,) what to multiply standard normal draws by for vectors of length about 1."""
+    length = np.arange(1, constants.dims + 1) ** -constants.axis_power
+    return length / np.sqrt((length**2).sum())
 
 
 FAMILIES = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator import figures, living, targets
+from simulator import figures, living, next_play, targets
 from simulator.figures import Impressions
 from simulator.targets import Target
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Say = Callable[[str, float], None]
+HISTORIES = 2_700  # users whose next play is foretold: two groups, less who plays too little
 
 
 class Score(NamedTuple):
@@ -90,7 +91,9 @@ def measure(
     relative = {name: error / abs(found[name] or np.nan) for name, error in errors.items()}
     habits = figures.habits(sample.days, sample.active)
     visits = figures.visits(sample.users, sample.sessions, sample.request_ms, len(sample.days))
-    return {**found, **habits, **visits}, relative
+    plays = living.histories(world, HISTORIES, next_play.LENGTH + 1)
+    foretold, _ = next_play.foretold(plays, world.n_items)
+    return {**found, **habits, **visits, **foretold}, relative
 
 
 def log_goals(
@@ -106,11 +109,12 @@ def log_goals(
         return figures.transitions(users[keep], items[keep], tags[keep])
 
     say("measuring the log", 0.0)
-    found = {**shown(np.ones(len(x.users), np.bool_)), **ordered(np.ones(len(users), np.bool_))}
-    errors = {**figures.errors(x.users, shown), **figures.errors(users, ordered)}
+    foretold, by_group = next_play.foretold(next_play.histories(users, items), int(items.max()))
+    found = {**shown(np.ones(len(x.users), np.bool_)), **ordered(np.ones(len(users), np.bool_)), **foretold}
+    errors = {**figures.errors(x.users, shown), **figures.errors(users, ordered), **by_group}
     say("measured the log", 1.0)
     own = {
-        name: targets.target(name, value, log.source, errors[name] / abs(value))
+        name: targets.target(name, value, log.source, float(np.nan_to_num(errors[name] / abs(value))))
         for name, value in found.items()
         if np.isfinite(value) and value != 0
     }

@@ -97,14 +97,14 @@ class Cohort(gymnasium.vector.VectorEnv):
         return self._observation(), {}
 
     def step(self, actions: Any) -> tuple[Observation, Arrays, Arrays, Arrays, dict[str, Any]]:
-        """Serve everybody's feed. `info` has (n, 6) `shown`, `watch_ms` and the kinds of the feed, all 0 for
-        users who have only just come back."""
+        """Serve everybody's feed. `info` has (n, 6) `shown`, `watch_ms` and the kinds of the feed, all 0
+        after the place where a user left, and for users who have only just come back."""
         items = self._checked(actions)
         back = np.flatnonzero(self._over)
         rows = np.flatnonzero(~self._over)
         items[back] = 0
         reward, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
-        response, stays = self._serve(rows, items[rows])
+        items[rows], response, stays = self._serve(rows, items[rows])
         reward[rows], terminated[rows] = self._reward(response), ~stays
         truncated = ~terminated & (self._request >= self.max_requests)
         self._begin(back)
@@ -115,18 +115,20 @@ class Cohort(gymnasium.vector.VectorEnv):
             info[name][rows] = values
         return self._observation(), reward, terminated, truncated, info
 
-    def _serve(self, rows: Ids, items: Ids) -> tuple[Response, NDArray[np.bool_]]:
-        """What they do with their feeds, and who asks for another."""
+    def _serve(self, rows: Ids, items: Ids) -> tuple[Ids, Response, NDArray[np.bool_]]:
+        """What they see of their feeds, what they do with it, and who asks for another."""
         world, state, users = self.world, self._state, self._users[rows]
+        session, request = self._session[rows], self._request[rows]
+        luck = behavior.luck(world, users, session, request)
+        items, whole = behavior.reached(world, state, users, self._elapsed_ms[rows], luck, items)
         response = behavior.respond(world, state, users, items)
         behavior.absorb(world, state, users, items, response)
-        session, request = self._session[rows], self._request[rows]
         _, end = view_times(self._elapsed_ms[rows], items, response)
-        stays = behavior.stays(world, state, users, session, request, end)
-        self._elapsed_ms[rows] = end + behavior.gaps(world, users, session, request)
+        stays = behavior.goes_on(world, state, users, end, luck) & whole
+        self._elapsed_ms[rows] = end + luck.gap_ms
         self._request[rows] += 1
         self._play_share[rows] = response.play.sum(1) / np.maximum((items > 0).sum(1), 1)
-        return response, stays
+        return items, response, stays
 
     def _begin(self, rows: Ids) -> None:
         """These users open the app (again)."""

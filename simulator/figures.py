@@ -106,7 +106,22 @@ def popularity(x: Impressions) -> dict[str, float]:
     head = slice(n // 100, n // 5)  # ranks 1 % to 20 %
     ranks = np.log(np.arange(1, n + 1))
     slope = np.polyfit(ranks[head], np.log(counts[head]), 1)[0]
-    return {**{k: float(v) for k, v in found.items()}, "rank-frequency slope": float(slope)}
+    return {
+        **{k: float(v) for k, v in found.items()},
+        "rank-frequency slope": float(slope),
+        **plays_by_popularity(x),
+    }
+
+
+def plays_by_popularity(x: Impressions) -> dict[str, float]:
+    """Plays of the fifths of impressions that show the least and the most shown videos."""
+    _, video, counts = np.unique(x.items, return_inverse=True, return_counts=True)
+    order = np.argsort(counts[video], kind="stable")
+    play, fifth = x.flag("play")[order], len(order) // 5
+    return {
+        "play, least shown videos": _mean(play[:fifth]),
+        "play, most shown videos": _mean(play[len(play) - fifth :]),
+    }
 
 
 def spreads(x: Impressions, rows_per_user: Ids | None) -> dict[str, float]:

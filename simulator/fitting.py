@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from simulator import behavior, living, targets
 from simulator.behavior import COMMENT, FOLLOW_IN, FOLLOW_OUT, LIKE, PANEL, PROFILE, SHARE
@@ -104,7 +105,9 @@ def volume(world: "World", shift: float = 0.0) -> Floats:
     """(n_users,) expected requests of an active day, `shift` on the logit of staying, were time no object."""
     c = world.constants
     sessions = 1.0 + (c.candidates - 1) * np.minimum(world.user_sessions, 0.95)
-    return sessions * (1.0 + np.exp(world.user_stay + shift + c.stay_mood_sd**2 / 2))
+    low, high = c.stay_mood_sd_low, c.stay_mood_sd_high
+    mood = ndtr(-low) * np.exp(low**2 / 2) + ndtr(high) * np.exp(high**2 / 2)  # mean of its exponential
+    return sessions * (1.0 + mood * np.exp(world.user_stay + shift))
 
 
 def activity(world: "World", shift: float = 0.0) -> Floats:

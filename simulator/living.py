@@ -21,6 +21,8 @@ Flags = NDArray[np.bool_]
 Ids = NDArray[np.int64]
 Policy = Callable[["World", State, Ids, Ids, Ids], Ids]
 SLATE = 6  # videos in a feed, 27K: 5.81 impressions per request
+SITTING = 4  # requests of a session of `histories`
+SITTINGS = 4
 
 
 class Sample(NamedTuple):
@@ -90,6 +92,27 @@ def live(world: "World", days: int, policy: Policy = reference_slate, *, skip: i
     return _joined(rows, np.concatenate(volumes), np.stack(active[-days - 3 :]))
 
 
+def histories(world: "World", n: int, length: int) -> Ids:
+    """(n or fewer, length) last plays of an even choice of users, everybody's after equally many feeds.
+
+    Users who have not played so much by then are left out.
+    """
+    some = min(n, world.n_users)
+    users = np.arange(some) * world.n_users // max(some, 1)
+    state = State.start(world)
+    before = state.n_plays[users]
+    for sitting in range(SITTINGS):
+        sessions = np.full(some, sitting - SITTINGS)  # before those of any day
+        behavior.begin_session(world, state, users)
+        for request in range(SITTING):
+            items = reference_slate(world, state, users, sessions, np.full(some, request))
+            behavior.absorb(world, state, users, items, behavior.respond(world, state, users, items))
+    enough = state.n_plays[users] - before >= length
+    plays = state.histories(users[enough])
+    last = np.minimum(state.n_plays[users[enough]], plays.shape[1])
+    return np.take_along_axis(plays, last[:, None] + np.arange(-length, 0), axis=1)
+
+
 def impressions(world: "World", sample: Sample) -> Impressions:
     """The rows by user and time, actions as their chances, as the figures of a log want them."""
     order = np.argsort(sample.users, kind="stable")
@@ -126,12 +149,14 @@ def _day(world: "World", state: State, arrived: behavior.Arrivals, policy: Polic
     requests, elapsed = np.zeros_like(users), np.zeros_like(users)
     behavior.begin_session(world, state, users)
     while len(users):
+        luck = behavior.luck(world, users, sessions[at], requests)
         items = policy(world, state, users, sessions[at], requests)
+        items, whole = behavior.reached(world, state, users, elapsed, luck, items)
         response, chances = behavior.respond_with_chances(world, state, users, items)
         behavior.absorb(world, state, users, items, response)
         yield _piece(users, items, sessions[at], start_ms[at] + elapsed, response, chances)
-        elapsed += response.watch_ms.sum(-1) + behavior.gaps(world, users, sessions[at], requests)
-        on = behavior.stays(world, state, users, sessions[at], requests, elapsed)
+        elapsed += response.watch_ms.sum(-1) + luck.gap_ms
+        on = behavior.goes_on(world, state, users, elapsed, luck) & whole
         requests, elapsed, at = (
             np.where(on, requests + 1, 0),
             np.where(on, elapsed, 0),

@@ -229,17 +229,19 @@ class Platform:
         sessions = self.sessions
         at, session, request = sessions.busy_until[users], sessions.session[users], sessions.request[users]
         self._expose(users, at)
-        items, ppb = self._serve(users, session, request, at)
+        served, ppb = self._serve(users, session, request, at)
+        luck = sessions.luck(users)
+        since_start = at - sessions.start_ts[users]
+        items, whole = behavior.reached(self.world, self.state, users, since_start, luck, served)
         response, chances = behavior.respond_with_chances(self.world, self.state, users, items)
         behavior.absorb(self.world, self.state, users, items, response)
-        luck = sessions.luck(users)
         sessions.show(users, items)
         view_end, feed_end = view_times(at, items, response)
         self._note(users, session, request, items, ppb, response, view_end)
         if self.expects:
             self._expect(users, behavior.expected(chances, items), view_end)
         elapsed = feed_end - sessions.start_ts[users]
-        stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & items.any(1)
+        stays = behavior.goes_on(self.world, self.state, users, elapsed, luck) & whole & items.any(1)
         sessions.busy_until[users] = feed_end + luck.gap_ms
         if stays.all():
             return False

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtr, ndtri
 
-from simulator.affinity import FAMILIES
+from simulator.affinity import FAMILIES, around, axis_lengths
 from simulator.constants import ACTIONS, DURATION_QUANTILES, Constants
 from simulator.randomness import Purpose, normal, uniform
 from simulator.uploads import upload_times, with_uploads
@@ -24,10 +24,10 @@ COPULA = np.array(
     [
         [1.00, -0.50, -0.18, -0.20, -0.35, -0.20, 0.00],
         [-0.50, 1.00, 0.00, 0.00, 0.00, 0.00, 0.00],
-        [-0.18, 0.00, 1.00, 0.50, 0.60, 0.80, 0.17],
-        [-0.20, 0.00, 0.50, 1.00, 0.45, 0.05, 0.17],
-        [-0.35, 0.00, 0.60, 0.45, 1.00, 0.45, 0.17],
-        [-0.20, 0.00, 0.80, 0.05, 0.45, 1.00, 0.17],
+        [-0.18, 0.00, 1.00, 0.30, 0.52, 0.80, 0.17],
+        [-0.20, 0.00, 0.30, 1.00, 0.28, 0.05, 0.17],
+        [-0.35, 0.00, 0.52, 0.28, 1.00, 0.42, 0.17],
+        [-0.20, 0.00, 0.80, 0.05, 0.42, 1.00, 0.17],
         [0.00, 0.00, 0.17, 0.17, 0.17, 0.17, 1.00],
     ]
 )
@@ -87,7 +87,9 @@ def with_family(drawn: dict[str, Any]) -> dict[str, Any]:
 
 def draw_tags(constants: Constants, n_tags: int, seed: int) -> dict[str, Any]:
     """Directions of the tags and the order signal: what the last played tag does to the next."""
-    vector = normal(seed, Purpose.TAG_VECTOR, np.arange(n_tags)[:, None], np.arange(constants.dims))
+    vector = axis_lengths(constants) * normal(
+        seed, Purpose.TAG_VECTOR, np.arange(n_tags)[:, None], np.arange(constants.dims)
+    )
     vector /= np.sqrt((vector**2).sum(1, keepdims=True))
     transition = constants.transition_sd * normal(
         seed, Purpose.TAG_TRANSITION, np.arange(n_tags + 1)[:, None], np.arange(n_tags)
@@ -107,7 +109,6 @@ def draw_items(
     log_duration = np.interp(uniform(seed, Purpose.ITEM_DURATION, ids), shares, np.log(seconds))
     duration_ms = np.rint(1000 * np.exp(log_duration)).astype(np.int64)
     age = -AGE_DAYS * np.log(uniform(seed, Purpose.ITEM_UPLOAD, ids)) * DAY_MS
-    quality = normal(seed, Purpose.ITEM_QUALITY, ids, 0)
     authors = max(int(n_items / VIDEOS_PER_AUTHOR), 1)
     fields = {
         "item_author": 1 + (authors * uniform(seed, Purpose.ITEM_AUTHOR, ids) ** 2).astype(np.int64),
@@ -116,12 +117,12 @@ def draw_items(
         "item_uploaded_ts": -age.astype(np.int64),
         "item_source_id": ids.astype(np.int64),
         "item_vector": item_vectors(constants, ids, seed, tag_vector[tag]),
-        "item_quality": constants.quality_sd * quality,
+        "item_quality": constants.quality_sd * normal(seed, Purpose.ITEM_QUALITY, ids, 0),
         "item_actions": (
             item_actions(constants, ids, seed) + duration_lean(constants, np.log(duration_ms / 1000.0))
         ).astype(np.float32),
         "item_log_duration": np.log(duration_ms / 1000.0),
-        "item_reach": reach(constants, quality, seed),
+        "item_reach": reach(constants, n_items, seed),
     }
     for name in ("item_author", "item_tag", "item_uploaded_ts", "item_vector", "item_quality"):
         fields[name][0] = 0
@@ -133,11 +134,8 @@ def item_vectors(
     constants: Constants, ids: NDArray[np.integer], seed: int, tag: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Unit-length directions around that of the tag."""
-    noise = normal(seed, Purpose.ITEM_VECTOR, ids[:, None], np.arange(constants.dims)) / np.sqrt(
-        constants.dims
-    )
-    vector = np.sqrt(1 - constants.item_noise**2) * tag + constants.item_noise * noise
-    return vector.astype(np.float32)
+    noise = normal(seed, Purpose.ITEM_VECTOR, ids[:, None], np.arange(constants.dims))
+    return around(constants, tag, noise).astype(np.float32)
 
 
 def item_actions(constants: Constants, ids: NDArray[np.integer], seed: int) -> Floats:
@@ -148,20 +146,18 @@ def item_actions(constants: Constants, ids: NDArray[np.integer], seed: int) -> F
 
 
 def duration_lean(constants: Constants, log_duration: Floats) -> Floats:
-    """(actions, n) what the length of a video does to its likes, in logits; 0 at 55 seconds."""
+    """(actions, n) what the length of a video does to its likes, in logits."""
     lean = np.zeros((len(ACTIONS), len(log_duration)))
-    lean[ACTIONS.index("like")] = constants.like_duration * (log_duration - 4.0)
+    seconds, likes = np.array(constants.like_duration).T
+    lean[ACTIONS.index("like")] = np.interp(log_duration, np.log(seconds), likes)
     return lean
 
 
-def reach(constants: Constants, quality: Floats, seed: int) -> Floats:
-    """Cumulative shares of what the platform puts forward: rank ** -slope, ranks lean towards good videos."""
-    rho = constants.reach_quality
-    noise = normal(seed, Purpose.ITEM_REACH, np.arange(len(quality)))
-    score = rho * quality + np.sqrt(1 - rho**2) * noise
-    order = np.argsort(-score[1:], kind="stable")
-    weight = np.empty(len(quality) - 1)
-    weight[order] = np.arange(1, len(quality)) ** -constants.reach_slope
+def reach(constants: Constants, n_items: int, seed: int) -> Floats:
+    """Cumulative shares of what the platform puts forward, which a video's rank by luck decides."""
+    order = np.argsort(-normal(seed, Purpose.ITEM_REACH, np.arange(1, n_items + 1)), kind="stable")
+    weight = np.empty(n_items)
+    weight[order] = (np.arange(1, n_items + 1) / n_items + constants.reach_head) ** -constants.reach_slope
     total = np.cumsum(weight)
     return np.concatenate(([0.0], total / total[-1]))
 
@@ -232,7 +228,8 @@ def draw_tastes(
 def scaled_tastes(
     constants: Constants, taste: Floats, item_vector: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Tastes such that taste . vector has the wanted spread over random pairs."""
+    """Tastes of one length, such that taste . vector has the wanted spread over random pairs."""
+    taste = taste / np.sqrt((taste**2).sum(1, keepdims=True))
     pairs = np.arange(20_000)
     walk = pairs * 0.6180339887498949 % 1.0  # a golden-ratio walk spreads evenly, whatever the numbers are
     rows, items = pairs % len(taste), 1 + (walk * (len(item_vector) - 1)).astype(np.int64)
@@ -249,7 +246,7 @@ def normal_scores(values: NDArray[Any], tie_break: Floats) -> Floats:
 
 
 def _tag_shares(constants: Constants) -> Floats:
-    weight = np.arange(1, constants.n_tags + 1) ** -constants.tag_zipf
+    weight = (np.arange(1, constants.n_tags + 1) + constants.tag_head) ** -constants.tag_zipf
     return weight / weight.sum()
 
 

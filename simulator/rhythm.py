@@ -18,7 +18,7 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SESSIONS_PER_DAY = 1000  # session id = day * 1000 + candidate
 _PAST_DAYS = 40  # days of the return law that make the first midnight look like any other
-_HOURS = np.concatenate(([0.0], np.cumsum(constants.HOUR_SHARES) / sum(constants.HOUR_SHARES)))
+_HOURS = np.concatenate(([0.0], np.cumsum(constants.START_SHARES) / sum(constants.START_SHARES)))
 _HOUR_MS = DAY_MS // 24
 
 
@@ -95,15 +95,27 @@ def luck(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Luck:
         unit(words(world.seed, purpose, users, sessions, number)[0])
         for purpose, number in ((Purpose.STAY, requests), (Purpose.SESSION_MOOD, 0))
     )
-    return Luck(world.constants.stay_mood_sd * ndtri(mood), stay, gaps(world, users, sessions, requests))
+    return Luck(_mood(world, ndtri(mood)), stay, gaps(world, users, sessions, requests))
 
 
 def goes_on(world: "World", state: "State", users: Ids, elapsed_ms: Ids, luck: Luck) -> NDArray[np.bool_]:
     """`stays` with draws that are there already."""
-    c = world.constants
-    logit = world.user_stay[users] + c.stay_satisfaction * state.satisfaction[users]
-    logit += luck.mood - c.stay_elapsed * elapsed_ms / 60_000
-    return luck.stay < _sigmoid(logit)
+    return luck.stay < _p_stay(world, state, users, elapsed_ms, luck)
+
+
+def reached(
+    world: "World", state: "State", users: Ids, elapsed_ms: Ids, luck: Luck, items: Ids
+) -> tuple[Ids, NDArray[np.bool_]]:
+    """(n, k) the feed as far as the user sees it, 0 from there on, and (n,) whether they see all of it.
+
+    Who does not leaves the app: a fixed share of those who would not stay as pleased as they are before the
+    feed. The others decide at its end (`goes_on`), by the same draw.
+    """
+    k = items.shape[1]
+    p = world.constants.leave_midway * (1.0 - _p_stay(world, state, users, elapsed_ms, luck))
+    late = (luck.stay - 1.0 + p) / np.maximum(p, 2.0**-40)  # uniform where it is above 0
+    n_seen = np.where(late > 0, 1 + (late * (k - 1)).astype(np.int64), k)
+    return np.where(np.arange(k) < n_seen[:, None], items, 0), n_seen == k
 
 
 def gaps(world: "World", users: Ids, sessions: Ids, requests: Ids) -> Ids:
@@ -150,6 +162,19 @@ def _new_interests(world: "World", state: "State", day: int, users: Ids) -> None
     caught = users[uniform(world.seed, Purpose.NEW_INTEREST, users, day) < c.new_interest]
     tag = (uniform(world.seed, Purpose.NEW_INTEREST_TAG, caught, day) * world.n_tags).astype(np.int64)
     state.taste[caught] += np.float32(c.taste_sd) * world.tag_vector[tag]
+
+
+def _p_stay(world: "World", state: "State", users: Ids, elapsed_ms: Ids, luck: Luck) -> Floats:
+    c = world.constants
+    logit = world.user_stay[users] + c.stay_satisfaction * state.satisfaction[users]
+    logit += luck.mood - c.stay_elapsed * elapsed_ms / 60_000
+    return _sigmoid(logit)
+
+
+def _mood(world: "World", z: Floats) -> Floats:
+    """Logits of staying: a glance at the app is far from the median, a long sitting is near it."""
+    c = world.constants
+    return np.where(z < 0, c.stay_mood_sd_low, c.stay_mood_sd_high) * z
 
 
 def _ids(world: "World", users: range | None) -> Ids:

@@ -37,7 +37,7 @@ class ListFeed:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World.synthetic(1_200, 120, seed=8)
+    return World.synthetic(2_000, 120, seed=8)
 
 
 @pytest.fixture(scope="module")

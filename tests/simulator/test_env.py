@@ -78,8 +78,13 @@ def test_a_reward_is_what_the_world_says_of_the_feed(world: World) -> None:
     feed = feeds_for(cohort, 1)[0]
     state = State.start(world)
     behavior.begin_session(world, state, seen["user"])
-    expected = behavior.respond(world, state, seen["user"], feed)
-    after, reward, _, _, info = cohort.step(feed)
+    after, reward, ended, _, info = cohort.step(feed)
+    part = (info["shown"] == 0).any(1)
+    assert (info["shown"][:, 0] == feed[:, 0]).all()
+    assert np.array_equal(info["shown"], np.where(info["shown"] > 0, feed, 0))
+    assert ended[part].all(), "who did not see all of a feed has left"
+    assert 0 < part.sum() < 20
+    expected = behavior.respond(world, state, seen["user"], info["shown"])
     assert (info["play"] == expected.play).all()
     amount = 2.0 * expected.play + 0.1 * expected.watch_ms / 1000 - 5.0 * expected.hate
     np.testing.assert_allclose(reward, amount.sum(1))
@@ -87,7 +92,8 @@ def test_a_reward_is_what_the_world_says_of_the_feed(world: World) -> None:
         n_played = int(play.sum())
         latest = history[history > 0][::-1][:n_played][::-1]
         assert latest.tolist() == shown[play].tolist()
-    np.testing.assert_allclose(after["context"][:, 2], expected.play.mean(1), rtol=1e-6)
+    play_share = expected.play.sum(1) / (info["shown"] > 0).sum(1)
+    np.testing.assert_allclose(after["context"][:, 2], play_share, rtol=1e-6)
 
 
 def test_sessions_end_and_begin_anew_and_long_ones_are_cut_off(world: World) -> None:

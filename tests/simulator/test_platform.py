@@ -321,7 +321,9 @@ class Scripted:
         assert shown.shape == (len(users), 512)
         for user, row in zip(users, shown, strict=True):
             before = self.given.pop(user, [])
-            assert set(before) <= set(row), "what was served is shown"
+            was_shown = np.isin(before, row)
+            assert (np.diff(was_shown.astype(int)) <= 0).all(), "what was served is shown, to the end or not"
+            assert (~was_shown).sum() < 6, "of each feed its first video at least"
             self.given[user] = []
         self.begun.extend(users)
         return (np.array(users) * 10,)

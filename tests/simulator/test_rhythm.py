@@ -50,10 +50,10 @@ def test_sessions_are_sorted_unique_and_inside_their_day(world: World) -> None:
     assert len(np.unique(arrived.users * 10_000 + arrived.sessions)) == len(arrived.users)
 
 
-def test_hours_follow_the_profile_of_the_log(world: World) -> None:
+def test_sessions_start_by_the_profile_that_spreads_exposures_as_in_the_log(world: World) -> None:
     hours = np.concatenate([a.start_ms % DAY_MS // 3_600_000 for a in _idle(world, 5)])
     shares = np.bincount(hours, minlength=24) / len(hours)
-    assert np.abs(shares - np.array(constants.HOUR_SHARES) / sum(constants.HOUR_SHARES)).max() < 0.006
+    assert np.abs(shares - np.array(constants.START_SHARES) / sum(constants.START_SHARES)).max() < 0.006
 
 
 def test_an_arrival_depends_on_the_user_alone(world: World) -> None:
@@ -76,6 +76,25 @@ def test_pleased_users_stay_longer_and_a_long_session_ends_sooner(world: World) 
     state.satisfaction[:] = 0.5
     pleased = behavior.stays(world, state, users, zero, zero, zero).mean()
     assert late < plain < pleased
+
+
+def test_who_leaves_midway_has_not_asked_for_more(world: World) -> None:
+    """What is seen of a feed is its beginning; the others of it never were shown."""
+    state, users = State.start(world), np.arange(world.n_users)
+    sessions, zero = users % 7, np.zeros_like(users)
+    luck = behavior.luck(world, users, sessions, zero)
+    feed = 1 + (users[:, None] + np.arange(6)) % world.n_items
+    seen, whole = behavior.reached(world, state, users, zero, luck, feed)
+    length = (seen > 0).sum(1)
+    assert np.array_equal(seen, np.where(np.arange(6) < length[:, None], feed, 0))
+    assert np.array_equal(whole, length == 6)
+    assert set(length) == {1, 2, 3, 4, 5, 6}
+    stays = behavior.goes_on(world, state, users, zero, luck)
+    assert not (stays & ~whole).any(), "as pleased as before, nobody would have stayed"
+    share = (~whole).sum() / (~stays).sum()
+    assert share == pytest.approx(world.constants.leave_midway, abs=0.03)
+    lengths = np.bincount(length[~whole], minlength=6)[1:] / (~whole).sum()
+    assert lengths == pytest.approx(np.full(5, 0.2), abs=0.04)
 
 
 def test_gaps_are_seconds(world: World) -> None:

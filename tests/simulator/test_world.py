@@ -31,7 +31,7 @@ def test_a_synthetic_world_has_the_shapes_of_real_logs() -> None:
     world = World.synthetic(3000, n_items=5000, seed=1)
     counts = np.sort(np.bincount(world.item_tag[1:], minlength=47))[::-1]
     slope = np.polyfit(np.log(np.arange(1, 21)), np.log(counts[:20]), 1)[0]
-    assert slope == pytest.approx(-1.41, abs=0.2)
+    assert slope == pytest.approx(-0.96, abs=0.2)  # Pure, over these ranks; all of them: -1.41
     seconds = np.quantile(world.item_duration_ms[1:] / 1000, [0.1, 0.5, 0.9])
     assert seconds == pytest.approx([13.2, 72.2, 262], rel=0.1)
     assert np.corrcoef(world.user_activity, world.user_offset)[0, 1] == pytest.approx(-0.5, abs=0.05)
