@@ -20,7 +20,14 @@ from abtest.metrics import Metric
 from abtest.stats.cuped import Form, form_covariance, linearised
 from abtest.stats.means import Comparison
 from abtest.stats.moments import Moments
-from abtest.stats.sequential import SPENDING, canonical_correlation, nominal_levels, sequential_p, spent
+from abtest.stats.sequential import (
+    SPENDING,
+    as_correlation,
+    canonical_correlation,
+    nominal_levels,
+    sequential_p,
+    spent,
+)
 from warehouse.events import LATE
 
 MOST_LOOKS = 14
@@ -200,7 +207,7 @@ def _correlation(
                         return None
                     covariance += share_early * share_late * found
             r[i, j] = r[j, i] = np.clip(covariance / (errors[i] * errors[j]), -1.0, 1.0)
-    return r
+    return as_correlation(r)
 
 
 def _covariance(

@@ -36,7 +36,9 @@ def main() -> None:
         "--threads",
         "1",
     ]
-    low, rejected, runs = Counter(), Counter(), []
+    low: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    runs = []
     for seed in range(options.seeds):
         folder = options.work / str(seed)
         if not (folder / "report.json").exists():

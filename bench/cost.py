@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def _kernels(n_items: int, dim: int, rows: int, rounds: int) -> dict[str, float]
     return _take_turns(timed, rounds)
 
 
-def _take_turns(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def _take_turns(timed: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median CPU seconds of each, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(rounds + 1):

@@ -64,7 +64,7 @@ def lives(world: World, settings: RunSettings, models: list[str]) -> dict[str, T
         incumbent = Platform(world, [LoggingPolicy(world)], everyone, Recorder(warehouse, "warm-up"))
         start = incumbent.run(settings.warmup_days)
         start_ts = settings.warmup_days * DAY_MS
-        interactions = as_interactions(warehouse.interactions(start_ts), world)
+        interactions = as_interactions(warehouse.interactions(start_ts), world, settings.warmup_days)
         ranker = fit_ranker(world, warehouse, start_ts)
         feeds: dict[str, Feed] = {"random": RandomPolicy(world), "logging": LoggingPolicy(world)}
         for model in ("poprec", *models):

@@ -127,7 +127,7 @@ def response_step(rounds: int) -> dict[str, float]:
     """Impressions per CPU second of respond and absorb, by users a call."""
     world = World.synthetic(10_000, N_ITEMS, SEED)
     state, generator = State.start(world), np.random.default_rng(0)
-    speed = {}
+    speed: dict[str, float] = {}
     for n in (50, 200, 1_000, 4_000):
         users = np.sort(generator.choice(world.n_users, n, replace=False))
         feeds = [generator.integers(1, N_ITEMS + 1, (n, FEED_LENGTH)) for _ in range(max(3, 12_000 // n))]

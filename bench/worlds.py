@@ -123,7 +123,7 @@ def _recogym() -> Callable[[], int]:
     import scipy
 
     scipy.rand = np.random.rand  # RecoGym asks SciPy for names that it no longer has
-    np.bool8 = np.bool_
+    setattr(np, "bool8", np.bool_)  # noqa: B010 - a name that NumPy's types do not know
     import gym
     import recogym
 

@@ -24,6 +24,8 @@ METHODS = (*SPENDING, "always-valid")
 
 POINTS = 2048
 """Points of the integration over earlier looks; bounds agree with exact recursion to about 1e-4."""
+ROUNDING = 1e-10
+"""Added to the diagonal of correlations, so that equal looks can be told apart from none."""
 SMALLEST = 1e-300
 TINY = 1e-6
 """Where no more than this alpha is spent in all, a look's level is what it spends: safe, and as good."""
@@ -130,6 +132,23 @@ def canonical_correlation(information: Sequence[float]) -> NDArray[np.float64]:
     return np.sqrt(np.minimum.outer(t, t) / np.maximum.outer(t, t))
 
 
+def as_correlation(r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric matrix as it is where it can be a correlation, else without its negative eigenvalues and
+    with ones on the diagonal again.
+
+    Correlations that were estimated pair by pair need not fit together: where few users do little, two looks
+    may seem the same and yet differ in their correlation with a third.
+    """
+    values, vectors = np.linalg.eigh(r)
+    if values[0] > -ROUNDING / 2:
+        return r
+    fitting = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    scale = np.sqrt(np.diag(fitting))
+    fitting = np.clip(fitting / np.outer(scale, scale), -1.0, 1.0)
+    np.fill_diagonal(fitting, 1.0)
+    return fitting
+
+
 def _checked(information: Sequence[float]) -> list[float]:
     t = [float(share) for share in information]
     if any(not 0 < share <= 1 + 1e-12 for share in t) or any(b < a for a, b in pairwise(t)):
@@ -190,7 +209,7 @@ def stays_inside(r: NDArray[np.float64], earlier: Sequence[float], b: float) -> 
     """
     k = len(earlier)
     order = [k, *(j for j in reversed(range(k)) if earlier[j] < inf)]
-    chol = np.linalg.cholesky(r[np.ix_(order, order)] + 1e-10 * np.eye(len(order)))
+    chol = np.linalg.cholesky(r[np.ix_(order, order)] + ROUNDING * np.eye(len(order)))
     points = _lattice(len(order) - 1)
     innovations = [-ndtri(points[0] * ndtr(-b))]
     inside = np.ones(POINTS)

@@ -9,6 +9,7 @@ from scipy import stats
 from abtest.stats.sequential import (
     METHODS,
     always_valid_level,
+    as_correlation,
     canonical_correlation,
     nominal_levels,
     sequential_p,
@@ -152,3 +153,35 @@ def test_other_bad_input_is_refused() -> None:
         sequential_p("obf", [0.1], [0.5, 1.0])
     with pytest.raises(ValueError, match="unknown spending 'haybittle'"):
         spent("haybittle", 0.05, 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 5))
+def test_correlations_that_do_not_fit_together_are_brought_to_the_nearest_that_do(seed: int, k: int) -> None:
+    """Pairs drawn one by one: the result is a correlation, as near as the eigenvalues cut off are large, and
+    bounds come out of it."""
+    drawn = np.random.default_rng(seed).uniform(0.3, 1, (k, k)).clip(max=0.98)
+    r = np.triu(drawn, 1) + np.triu(drawn, 1).T + np.eye(k)
+    found = as_correlation(r)
+    assert np.linalg.eigvalsh(found)[0] > -1e-12
+    assert np.array_equal(np.diag(found), np.ones(k))
+    assert np.allclose(found, found.T, atol=1e-12)
+    negative = -np.minimum(np.linalg.eigvalsh(r), 0).sum()
+    assert np.abs(found - r).max() <= 2 * negative + 1e-12
+    levels = nominal_levels("obf", 0.05, list(np.arange(1, k + 1) / k), found)
+    assert all(0 <= level <= 0.05 + 1e-9 for level in levels)
+
+
+def test_a_correlation_stays_as_it_is_to_the_last_bit() -> None:
+    r = canonical_correlation(EQUAL)
+    assert as_correlation(r) is r
+
+
+def test_two_looks_that_seem_the_same_but_for_their_correlation_with_a_third() -> None:
+    """What 150 users of three days gave for shares."""
+    r = np.array([[1, 1, 0.88005], [1, 1, 0.88644], [0.88005, 0.88644, 1]])
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(r + 1e-10 * np.eye(3))
+    found = as_correlation(r)
+    assert np.abs(found - r).max() < 0.004
+    assert len(sequential_p("obf", [0.3, 0.3, 0.01], [0.5, 0.5, 1.0], found)) == 3
