@@ -113,7 +113,9 @@ def measure(family: str, seed: int, options: argparse.Namespace) -> dict[str, An
         "users": options.users,
         "warmup_days": options.warmup_days,
         "days": options.days,
-        "plays_an_impression": {name: t.plays.sum() / t.impressions.sum() for name, t in found.items()},
+        "plays_an_impression": {
+            name: float(t.plays.sum() / t.impressions.sum()) for name, t in found.items()
+        },
         "impressions": {name: int(t.impressions.sum()) for name, t in found.items()},
         "ladders": ladders,
     }
@@ -136,7 +138,7 @@ def main() -> None:
         for seed in map(int, options.seeds.split(",")):
             started = time.process_time()
             worlds.append(measure(family, seed, options))
-            rates = {name: round(rate, 3) for name, rate in worlds[-1]["plays_an_impression"].items()}
+            rates = {name: round(float(rate), 3) for name, rate in worlds[-1]["plays_an_impression"].items()}
             steps = [s for ladder in worlds[-1]["ladders"].values() for s in ladder.values()]
             held = "holds" if all(s["low"] > 0 for s in steps) else "FAILS"
             seconds = time.process_time() - started
