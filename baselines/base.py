@@ -211,3 +211,13 @@ class StatefulRecommender(Recommender, Protocol):
     def retrieve(self, state: State, k: int, since: Ids) -> Ids:
         """(n, k) items, best first; since: (n, S) items shown after `encode`, 0 = none."""
         ...
+
+
+@runtime_checkable
+class RanksTargets(Recommender, Protocol):
+    """A recommender that tells where an item stands in a user's list without making the list."""
+
+    def target_ranks(self, users: Ids, histories: Ids, targets: Ids, exclude: Ids) -> Ids | None:
+        """(n,) the place of targets (n,) in the list of all items, from 1 on, 0 where it is not in it. None
+        where lists have to be made."""
+        ...

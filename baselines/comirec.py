@@ -189,6 +189,10 @@ class ComiRec(SequentialRecommender):
         scores = np.take_along_axis(np.where(gone, -np.inf, state[1]), left, axis=1)
         return aggregate(items, scores, self.categories, self.settings.diversity, k)
 
+    @property
+    def lists_by_score(self) -> bool:
+        return not self._diverse
+
     def extra(self) -> dict[str, Any]:
         return {} if self.categories is None else {"categories": np.asarray(self.categories).tolist()}
 

@@ -22,7 +22,7 @@ from baselines.checkpoint import load_checkpoint, restore, save_checkpoint, sett
 from baselines.cooccurrence import item_vectors
 from baselines.data import Validation, hold_out
 from baselines.distributed import local_device, usable_device
-from baselines.evaluate import validator
+from baselines.evaluate import full_ranks, validator
 from baselines.networks import SequenceNetwork
 from baselines.settings import Preset, TrainingSettings
 from baselines.training import Epoch, Loss, TrainingRun, seeded, torch_threads, train
@@ -42,7 +42,8 @@ class SequentialRecommender:
     """A subclass names itself and its settings, and builds its network; the rest is here.
 
     A model with several stages overrides `learn`; one whose list is more than the top of the scores overrides
-    `encode` and `retrieve`, on top of `top`. `extra` and `restore_extra` carry what it learned beside.
+    `encode` and `retrieve`, on top of `top`, and `lists_by_score`. `extra` and `restore_extra` carry what it
+    learned beside.
     """
 
     name: ClassVar[str]
@@ -192,6 +193,33 @@ class SequentialRecommender:
         for rows in self.cold(histories):
             items[rows], scores[rows] = self.catalogue.popular(exclude[rows], depth)
         return items, scores
+
+    def target_ranks(self, users: Ids, histories: Ids, targets: Ids, exclude: Ids) -> Ids | None:
+        """Where items stand in a user's list of all items, 0 where they are not in it: (n,). None where lists
+        are more than the top of the scores."""
+        if not self.lists_by_score:
+            return None
+        network, n_items = self._fitted(), self.n_items
+        known = (targets > 0) & (targets <= n_items)
+        asked = (
+            np.where((users >= 0) & (users < self.n_users), users, -1),
+            self._known(histories),
+            np.where(known, targets, 0),
+            np.where((exclude > 0) & (exclude <= n_items), exclude, 0),
+        )
+        device = network.items.weight.device
+        with torch_threads(self.training.threads):
+            ranks = full_ranks(network.encode, network.table(), *asked, device=device)
+            for rows in self.cold(histories):  # by what is popular, as if by a vector of one number
+                counts = torch.from_numpy(self._item_counts).float()[:, None]
+                parts = (column[rows] for column in asked)
+                ranks[rows] = full_ranks(lambda u, _: torch.ones(len(u), 1), counts, *parts)
+        return np.where(known, ranks, 0)
+
+    @property
+    def lists_by_score(self) -> bool:
+        """Whether a list is the top of the scores and nothing else."""
+        return True
 
     def cold(self, histories: Ids) -> Iterator[Ids]:
         """Rows without any known item, in blocks: they get what is popular."""

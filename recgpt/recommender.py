@@ -136,6 +136,10 @@ class RecGPT(SequentialRecommender):
         check_reach(first, k, since)
         return merge(first, second, m, n, since)
 
+    @property
+    def lists_by_score(self) -> bool:
+        return not self._has_two_steps()
+
     def split(self, k: int) -> tuple[int, int]:
         """How a list of k items is put together: m from step 1, n from step 2."""
         if self.settings.second_share is not None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import MODELS
-from baselines.base import Interactions, StatefulRecommender
+from baselines.base import Interactions, RanksTargets, StatefulRecommender
+from baselines.evaluate import list_ranks
 
 PERSONAL = "poprec"  # the one model that does not look at histories
 
@@ -49,6 +50,24 @@ def test_excluded_items_are_not_recommended(model, make_histories):
     recommended = lists(model, histories, 8, exclude=make_histories(70, seed=1, width=30))
     excluded = make_histories(70, seed=1, width=30)
     assert not (recommended[:, :, None] == excluded[:, None, :])[recommended > 0].any()
+
+
+def test_told_ranks_are_the_places_in_the_list_of_all_items(model, make_histories):
+    if not isinstance(model, RanksTargets):
+        pytest.skip("makes lists only")
+    histories, excluded = make_histories(300), make_histories(300, seed=1, width=30)
+    histories[:3] = 0
+    users = np.arange(300) % 150 - 1  # some of them unknown
+    targets = np.random.default_rng(3).integers(0, 44, 300)  # some of them no item
+    told = model.target_ranks(users, histories, targets, excluded)
+    if told is None:
+        assert model.name == "recgpt"
+        return
+    made = list_ranks(model.recommend(users, histories, 40, excluded), targets)
+    assert told.tolist() == np.where((targets > 0) & (targets <= 40), made, 0).tolist()
+    assert 100 < (told > 0).sum() < 300
+    shown = model.target_ranks(users, histories, targets, nothing(300))
+    assert (shown > 0).tolist() == ((targets > 0) & (targets <= 40)).tolist()
 
 
 def test_a_list_longer_than_the_catalogue_ends_in_zeros(model, make_histories):
