@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from baselines.base import Interactions
 from baselines.batches import Batch, Windows, batches, uniform_negatives, windows
 from baselines.data import Split, leave_one_out, read_sequences
-from baselines.evaluate import evaluate_split
+from baselines.evaluate import evaluate_split, full_ranks
 from baselines.losses import FullSoftmax
 from baselines.sasrec import SASRec, SASRecNetwork, SASRecSettings
 from baselines.toplist import padded_width, top_items
@@ -116,6 +116,9 @@ def ranking(split: Split, rounds: int) -> dict[str, Any]:
     width = padded_width(n_items + 1)
     users, by_column = torch.randn(len(test.users), best.settings.dim), torch.randn(best.settings.dim, width)
     scores = torch.empty(64, width)
+    network = model._fitted()
+    two_items, ones = network.table()[:2], np.ones(len(test.users), np.int64)
+    seen = np.zeros((len(test.users), 0), np.int64)
 
     def products(depth: int | None) -> None:
         for start in range(0, len(users), 64):
@@ -127,7 +130,7 @@ def ranking(split: Split, rounds: int) -> dict[str, Any]:
 
     timed: dict[str, Callable[[], object]] = {
         "evaluation": lambda: evaluate_split(model, test, (5, 10, 20)),
-        "its network": lambda: sum(len(rows) for rows, _ in model.vectors(test.users, test.histories)),
+        "its network": lambda: full_ranks(network.encode, two_items, test.users, test.histories, ones, seen),
         "product and top 20": lambda: products(20),
         "product": lambda: products(None),
     }
