@@ -6,7 +6,8 @@ from abtest.report.section import Document, Section
 NOTE = (
     "New: uploaded since the experiment began; of {uploaded} such videos {could} came before its last"
     " midnight and could be shown. Shown: how many of them an arm's users were shown at least so often."
-    " Share: of the arm's impressions. Play rate: plays per impression, of new and of all older videos."
+    " Share: of the arm's impressions. Play rate: plays per impression, of new and of all older videos, with"
+    " 95 % intervals over users."
 )
 ONLY_EXPLORED = "The arms were trained before and stayed as they were: they know none of these videos"
 
@@ -22,8 +23,8 @@ def new_videos_sections(document: Document) -> list[Section]:
             arm["arm"],
             *(count(arm["shown"][n]) for n in times),
             _share(arm["share"], arm["impressions"]),
-            _share(arm["play_rate_new"], arm["new_impressions"]),
-            _share(arm["play_rate_older"], arm["impressions"] - arm["new_impressions"]),
+            _rate(arm["play_rate_new"], arm["play_rate_new_ci"]),
+            _rate(arm["play_rate_older"], arm["play_rate_older_ci"]),
         )
         for arm in found["arms"]
     ]
@@ -46,3 +47,12 @@ def _share(value: float | None, of: int) -> str:
     if value is None:
         return MISSING
     return percent(value, 2 * (value * (1 - value) / of) ** 0.5, sign=False)
+
+
+def _rate(value: float | None, interval: list[float] | None) -> str:
+    """A rate in percent with its interval, where it has one."""
+    if value is None or interval is None:
+        return percent(value, sign=False)
+    error = (interval[1] - interval[0]) / 2
+    low, high = (percent(end, error, sign=False) for end in interval)
+    return f"{percent(value, error, sign=False)} ({low} to {high})"

@@ -9,7 +9,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from click.testing import Result
+from scipy import stats
 
 from abtest.arms import ArmFeed
 from abtest.report.new_videos import ONLY_EXPLORED, new_videos_sections
@@ -65,12 +67,12 @@ def ask(database: Path, query: str) -> list[np.ndarray]:
 
 
 def views(database: Path, arm: str) -> list[np.ndarray]:
-    """Day of the feed, item, end of the view, whether it was played, of each view of an arm's users since
-    their exposure."""
+    """Day of the feed, item, end of the view, whether it was played, and user, of each view of an arm's users
+    since their exposure."""
     return ask(
         database,
-        f"SELECT (e.ts - e.value) // {DAY_MS} AS day, e.item, e.ts, p.item IS NOT NULL AS played"
-        " FROM events e JOIN exposures x USING (user)"
+        f"SELECT (e.ts - e.value) // {DAY_MS} AS day, e.item, e.ts, p.item IS NOT NULL AS played,"
+        " user FROM events e JOIN exposures x USING (user)"
         " LEFT JOIN events p ON p.user = e.user AND p.session = e.session AND p.request = e.request"
         " AND p.position = e.position AND p.kind = 2"
         f" WHERE e.kind = 1 AND arm = '{arm}' AND e.ts >= first_ts",
@@ -132,7 +134,7 @@ def test_the_report_counts_what_plain_sql_counts(run: Path) -> None:
     assert found["uploaded"] == ((times >= start) & (times < end)).sum()
     assert found["could_be_shown"] == ((times >= start) & (times < end - DAY_MS)).sum()
     for arm in found["arms"]:
-        _, item, _, played = views(run / "events.duckdb", arm["arm"])
+        _, item, _, played, user = views(run / "events.duckdb", arm["arm"])
         new = times[item] >= start
         counts = np.array(list(Counter(item[new].tolist()).values()))
         assert (arm["impressions"], arm["new_impressions"]) == (len(item), new.sum())
@@ -140,8 +142,21 @@ def test_the_report_counts_what_plain_sql_counts(run: Path) -> None:
         assert arm["share"] == new.mean()
         assert arm["play_rate_new"] == played[new].mean()
         assert arm["play_rate_older"] == played[~new].mean()
+        assert arm["play_rate_new_ci"] == pytest.approx(clustered(played[new], user[new]), rel=1e-9)
+        assert arm["play_rate_older_ci"] == pytest.approx(clustered(played[~new], user[~new]), rel=1e-9)
     newest, poprec = found["arms"]
     assert newest["shown"]["10"] > poprec["shown"]["10"]
+
+
+def clustered(played: np.ndarray, user: np.ndarray) -> list[float]:
+    """The 95 % interval of a mean of views, by regression with errors clustered by user."""
+    code = np.unique(user, return_inverse=True)[1]
+    fit = sm.OLS(played.astype(float), np.ones(len(code))).fit(
+        cov_type="cluster", cov_kwds={"groups": code, "use_correction": False}, use_t=False
+    )
+    n = code.max() + 1
+    half = stats.t.ppf(0.975, n - 1) * fit.bse[0] * (n / (n - 1)) ** 0.5
+    return [fit.params[0] - half, fit.params[0] + half]
 
 
 def test_every_report_has_the_section_and_runs_without_uploads_have_none(
@@ -163,6 +178,7 @@ def test_an_arm_that_was_never_shown_has_no_rates(run: Path) -> None:
     document = json.loads((run / "report.json").read_text())
     empty = {"shown": {"1": 0, "10": 0, "100": 0}, "share": None, "impressions": 0, "new_impressions": 0}
     arm = {"arm": "a", **empty, "play_rate_new": None, "play_rate_older": None}
+    arm |= {"play_rate_new_ci": None, "play_rate_older_ci": None}
     told = {**document, "experiment": {**document["experiment"], "retrain": "frozen", "explore_share": 0.0}}
     (section,) = new_videos_sections({**told, "new_videos": {**document["new_videos"], "arms": [arm]}})
     assert section.rows == [("a", "0", "0", "0", "-", "-", "-")]
