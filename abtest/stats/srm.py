@@ -33,8 +33,8 @@ def sample_ratio(observed: Sequence[int], weights: Sequence[float]) -> SampleRat
     An arm of weight 0 and without users leaves the test and its degrees of freedom; one with users is a fault
     without any test, and there is no p. Chi-square; the exact multinomial test (all outcomes no more likely
     than the observed one) where fewer than 5 users are expected in an arm: of two arms the binomial one; of
-    more all outcomes are listed (those of 1e-20 in all are left out), or, where these are more than 4 million,
-    100,000 fixed draws estimate it.
+    more all outcomes are listed (but for those of 1e-20 in all), or, where these are more than 4 million,
+    estimated by 100,000 fixed draws.
     """
     if len(observed) != len(weights):
         raise ValueError(f"{len(observed)} counts for {len(weights)} weights; give one weight an arm")
@@ -137,8 +137,8 @@ def _log_probability(outcomes: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _outcomes(total: int, low: np.ndarray, high: np.ndarray) -> Iterator[np.ndarray]:
-    """All ways to put `total` users into arms, each between its bounds (the last arm takes the rest), in blocks
-    with one outcome a row."""
+    """All ways to put `total` users into arms, each between its bounds (the last arm takes the rest), in
+    blocks with one outcome a row."""
     sizes = (high - low + 1)[:-1]
     n = int(np.prod(sizes))
     for first in range(0, n, BLOCK):

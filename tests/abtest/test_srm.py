@@ -45,7 +45,9 @@ def test_two_large_arms_and_a_rare_one_get_the_exact_test() -> None:
     seen = stats.binom.logpmf(3, total, rare) + stats.binom.logpmf(5_200, total - 3, 0.5)
     oracle = 0.0
     for k in range(60):
-        logs = stats.binom.logpmf(k, total, rare) + stats.binom.logpmf(np.arange(total - k + 1), total - k, 0.5)
+        logs = stats.binom.logpmf(k, total, rare) + stats.binom.logpmf(
+            np.arange(total - k + 1), total - k, 0.5
+        )
         oracle += np.exp(logs[logs <= seen + 1e-9]).sum()
     found = sample_ratio(observed, weights)
     assert found.method == "exact multinomial"
