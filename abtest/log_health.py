@@ -73,6 +73,11 @@ def health(
     found.append(
         checks.check_rows(extent.rows, extent.without_user, extent.without_ts if log.has_times else 0, values)
     )
+    if study.left_out:
+        from abtest.checks import Check
+
+        detail = f"not taken as metrics: {'; '.join(study.left_out.values())}"
+        found.append(Check("columns", "warning", None, detail))
     return found
 
 

@@ -2,7 +2,7 @@
 last day, the metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_DEFAULT_METRICS = 10
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+MOST_DAYS = 1_000
 SMALLEST, LARGEST = 1e-70, 1e70
 """Between these the largest value of a column of floats must lie, for variances and their squares."""
 
@@ -30,6 +31,7 @@ class Study:
     `past` are the covariates' totals: of before the start, or, in a log without times, columns that were
     declared as covariates. Where days are still to come, experiment and span end with the last that is over.
     `segments` are the columns that are shown, `stratify` is the one that effects are post-stratified by.
+    `left_out` says of columns that look like metrics why they are none, where no metrics were declared.
     """
 
     experiment: Experiment
@@ -41,6 +43,7 @@ class Study:
     pre_days: int
     stratify: str | None = None
     segments: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def study_of(
@@ -85,6 +88,7 @@ def study_of(
         declaration.pre_days,
         declaration.stratify,
         _shown_segments(declaration, log),
+        {} if declaration.metrics or kinds else _left_out(log),
     )
 
 
@@ -117,7 +121,16 @@ def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | No
         raise ValueError(
             f"the experiment starts at {_moment(start)}, after the log's end {_moment(extent.last_ts)}"
         )
-    return Span(start, declaration.days or (extent.last_ts - start) // DAY_MS + 1)
+    days = declaration.days or (extent.last_ts - start) // DAY_MS + 1
+    if days > MOST_DAYS:
+        end = (
+            "" if declaration.days else f" to the last time in {log.mapping.ts!r}, {_moment(extent.last_ts)}"
+        )
+        raise ValueError(
+            f"the experiment would take {days:,} days, from {_moment(start)}{end}; at most {MOST_DAYS:,} are"
+            " possible, so declare start and days, or leave out rows whose time is wrong"
+        )
+    return Span(start, days)
 
 
 def _days_over(log: "EventLog", declaration: Declaration, span: "Span") -> int:
@@ -191,12 +204,37 @@ def _default_metrics(log: "EventLog", kinds: Mapping[str, int]) -> tuple[Metric,
     if kinds:
         names = [f"n_{kind}" for kind in sorted(list(kinds)[:MOST_DEFAULT_METRICS])]
         return tuple(Metric(name, name, role="goal", description="events") for name in names)
-    m = log.mapping
-    taken = {m.user, m.ts, m.arm, m.id, m.ingest, *m.segments}
-    numbers = [c.name for c in log.columns.values() if c.kind in NUMBERS and c.name not in taken]
+    numbers = [c.name for c in log.columns.values() if c.kind in NUMBERS and c.name not in _taken(log)]
     if not numbers:
         return (Metric("rows", "n_rows", role="goal", description="rows of the log"),)
     return tuple(Metric(name, name, role="goal") for name in numbers[:MOST_DEFAULT_METRICS])
+
+
+def _taken(log: "EventLog") -> set[str | None]:
+    """The columns that mean something else than a metric."""
+    m = log.mapping
+    return {m.user, m.ts, m.arm, m.id, m.ingest, *m.segments}
+
+
+def _left_out(log: "EventLog") -> dict[str, str]:
+    """Why columns are no metrics that may have been meant to be: text of which a quarter or more is written
+    like numbers, columns that hold nothing, types that cannot be summed."""
+    names = [c.name for c in log.columns.values() if c.kind == "text" and c.name not in _taken(log)]
+    found = {
+        c.name: f"{c.name} is of a type that cannot be summed"
+        for c in log.columns.values()
+        if c.kind == "other" and c.name not in _taken(log)
+    }
+    for name, (n, numbers, other) in log.texts(names).items():
+        if not n:
+            found[name] = f"{name} holds no values"
+        elif numbers == n:
+            found[name] = f"{name} is text, though all its values are written like numbers"
+        elif 4 * numbers >= n:
+            found[name] = (
+                f"{name} is text: {n - numbers:,} of its {n:,} values are no numbers, such as {other!r}"
+            )
+    return found
 
 
 def _past(

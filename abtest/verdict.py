@@ -82,7 +82,8 @@ def rule_of(experiment: Experiment, metrics: Sequence[Metric]) -> str:
         if experiment.correction == "bh"
         else f"any goal is wrongly called won or lost with probability {experiment.alpha:g} at most"
     )
-    correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} tests"
+    plural = "" if tests == 1 else "s"
+    correction = f"{CORRECTION_NAMES[experiment.correction]} correction over {tests} test{plural}"
     interim = (
         f" Interim, days 1-{experiment.days} of {experiment.planned_days}: alpha is spent by days, a goal"
         " decides only where it crosses the bound of a look, and a broken guardrail alone decides nothing."

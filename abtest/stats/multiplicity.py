@@ -79,6 +79,9 @@ CORRECTIONS: Mapping[str, Correction] = {"holm": holm, "hochberg": hochberg, "bh
 
 
 def _in_order(p_values: Sequence[float | None]) -> list[tuple[float, int]]:
+    for p in p_values:
+        if p is not None and not 0 <= p <= 1:  # NaN too: it would hide what comes after it
+            raise ValueError(f"p-value {p} does not lie between 0 and 1; give None where there is none")
     return sorted((p, i) for i, p in enumerate(p_values) if p is not None)
 
 

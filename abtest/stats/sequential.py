@@ -19,11 +19,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
 
+from abtest.stats.increments import Inside
+
 SPENDING = ("obf", "pocock")
 METHODS = (*SPENDING, "always-valid")
 
 POINTS = 2048
-"""Points of the integration over earlier looks; bounds agree with exact recursion to about 1e-4."""
+"""Points of the integration over earlier looks of any correlation: bounds are good to about 1e-5 at 5 looks,
+to 2e-4 at 14. Where increments are independent the recursion (`increments`) is exact."""
+GENERATOR = (
+    1, 182667, 469891, 498753, 110745, 446247, 250185, 118627, 245333, 283199, 408519, 391023, 246327, 126539,
+)  # fmt: skip
+"""Of the lattice rule that is good for 2^10 to 2^20 points: Cools, Kuo, Nuyens (SIAM J. Sci. Comput. 2006),
+lattice-32001-1024-1048576.3600."""
 ROUNDING = 1e-10
 """Added to the diagonal of correlations, so that equal looks can be told apart from none."""
 SMALLEST = 1e-300
@@ -63,16 +71,16 @@ def nominal_levels(
     t = _checked(information)
     if method == "always-valid":
         return [always_valid_level(alpha, share, tuned_alpha=tuned_alpha) for share in t]
-    bounds: list[float] = []
-    levels: list[float] = []
+    so_far = [spent(method, alpha, share) for share in t]
+    increments = np.diff(so_far, prepend=0.0).tolist()
     r = canonical_correlation(t) if correlation is None else np.asarray(correlation, dtype=float)
-    before = 0.0
-    for k, share in enumerate(t):
-        so_far = spent(method, alpha, share)
-        bounds.append(_bound(r[: k + 1, : k + 1], bounds, so_far, so_far - before))
-        levels.append(float(2 * ndtr(-bounds[-1])))
-        before = max(so_far, before)
-    return levels
+    has_increments = correlation is None or np.allclose(r, canonical_correlation(t), rtol=0, atol=ROUNDING)
+    bounds = _bounds_by_recursion(t, so_far, increments) if has_increments else None
+    if bounds is None:
+        bounds = []
+        for k in range(len(t)):
+            bounds.append(_bound(r[: k + 1, : k + 1], bounds, so_far[k], increments[k]))
+    return [float(2 * ndtr(-bound)) for bound in bounds]
 
 
 def sequential_p(
@@ -186,6 +194,35 @@ def _inverse(increasing: Callable[[float], float], value: float, most: float) ->
     return exp(float(found))
 
 
+def _bounds_by_recursion(
+    t: Sequence[float], so_far: Sequence[float], increments: Sequence[float]
+) -> list[float] | None:
+    """The bounds of looks whose increments are independent; None where some are too small for it."""
+    inside, found = Inside(), list[float]()
+    for k, (share, increment) in enumerate(zip(t, increments, strict=True)):
+        if increment <= 0 or share <= inside.t:
+            found.append(inf)
+            continue
+        high, low = float(-ndtri(increment / 2)), float(-ndtri(min(so_far[k], 1.0) / 2))
+        if inside.t == 0:
+            found.append(high)
+        else:
+
+            def excess(
+                b: float, inside: Inside = inside, share: float = share, log_part: float = log(increment)
+            ) -> float:
+                return log(max(inside.crossing(b, share), SMALLEST)) - log_part
+
+            found.append(_root(excess, low, high, 1e-10))
+        following = next((later for later in t[k + 1 :] if later > share), None)
+        if following is not None:
+            after = inside.after(found[-1], share, following)
+            if after is None:
+                return None
+            inside = after
+    return found
+
+
 def _bound(r: NDArray[np.float64], earlier: Sequence[float], so_far: float, increment: float) -> float:
     """The bound of the last look: first crossed here with probability `increment`."""
     if increment <= 0:
@@ -225,12 +262,15 @@ def stays_inside(r: NDArray[np.float64], earlier: Sequence[float], b: float) -> 
 
 @cache
 def _lattice(dimensions: int) -> NDArray[np.float64]:
-    """Points of a Kronecker sequence, folded so that the integrand is periodic: (dimensions, POINTS)."""
+    """Points of a shifted lattice, folded so that the integrand is periodic: (dimensions, POINTS). Beyond the
+    dimensions of the generator it goes on with square roots of primes, which are less even."""
     primes = [p for p in range(2, 400) if all(p % q for q in range(2, int(sqrt(p)) + 1))]
     if dimensions > len(primes):
         raise ValueError(f"{dimensions + 1} looks; at most {len(primes) + 1} are possible, look less often")
-    steps = np.sqrt(primes[:dimensions])
-    raw = np.outer(steps, np.arange(1, POINTS + 1)) % 1
+    roots = np.sqrt(primes[:dimensions])
+    steps = np.array([z % POINTS / POINTS for z in GENERATOR[:dimensions]] + list(roots[len(GENERATOR) :]))
+    shifts = np.random.default_rng(1).random((dimensions, 1))
+    raw = (np.outer(steps, np.arange(POINTS)) + shifts) % 1
     return np.clip(np.abs(2 * raw - 1), 1e-12, 1 - 1e-12)
 
 

@@ -5,15 +5,18 @@ other figure of the experiment can be trusted.
 """
 
 from collections.abc import Iterator, Sequence
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, chdtri, chndtrinc, gammaln
+from scipy.special import bdtr, bdtrc, chdtrc, chdtri, chndtrinc, gammaln
 
 SMALL_EXPECTED = 5
-MOST_OUTCOMES = 200_000
+MOST_OUTCOMES = 4_000_000
+BLOCK = 100_000  # outcomes in memory at a time
 DRAWS = 100_000
+TIE = 1e-9
+"""Outcomes whose log-probabilities differ by less, beyond rounding, are equally likely."""
 
 
 class SampleRatio(NamedTuple):
@@ -29,11 +32,16 @@ def sample_ratio(observed: Sequence[int], weights: Sequence[float]) -> SampleRat
 
     An arm of weight 0 and without users leaves the test and its degrees of freedom; one with users is a fault
     without any test, and there is no p. Chi-square; the exact multinomial test (all outcomes no more likely
-    than the observed one) where fewer than 5 users are expected in an arm, estimated from 100,000 fixed draws
-    where there are more than 200,000 outcomes.
+    than the observed one) where fewer than 5 users are expected in an arm: of two arms the binomial one; of
+    more all outcomes are listed (but for those of 1e-20 in all), or, where these are more than 4 million,
+    estimated by 100,000 fixed draws.
     """
     if len(observed) != len(weights):
         raise ValueError(f"{len(observed)} counts for {len(weights)} weights; give one weight an arm")
+    if any(n < 0 for n in observed):
+        raise ValueError(f"counts are {list(observed)}; users of an arm are 0 or more")
+    if any(not isfinite(weight) or weight < 0 for weight in weights) or not sum(weights) > 0:
+        raise ValueError(f"weights are {list(weights)}; they are 0 or more, one of them above 0")
     total = sum(observed)
     expected = [total * weight / sum(weights) for weight in weights]
     if total == 0:
@@ -73,17 +81,54 @@ def smallest_loss(
 
 def _multinomial_p(counts: np.ndarray, shares: np.ndarray) -> tuple[float, str]:
     total, k = int(counts.sum()), len(counts)
-    n_outcomes = np.exp(gammaln(total + k) - gammaln(total + 1) - gammaln(k))
-    limit = _log_probability(counts[None], shares)[0] + 1e-9  # outcomes equal up to rounding count as equal
-    if n_outcomes > MOST_OUTCOMES:
+    if k == 2:
+        rare = int(np.argmin(shares))
+        return _binomial_p(int(counts[rare]), total, float(shares[rare])), "exact multinomial"
+    # beyond these bounds lies less than 1e-20 of an arm's counts, unless the observed one is farther out
+    spans = np.maximum(10 * np.sqrt(total * shares * (1 - shares)) + 50, 2 * np.abs(counts - total * shares))
+    low = np.maximum(np.ceil(total * shares - spans), 0).astype(int)
+    high = np.minimum(np.floor(total * shares + spans), total).astype(int)
+    order = np.argsort(high - low)  # the last arm, of the widest bounds, holds the rest
+    counts, shares, low, high = counts[order], shares[order], low[order], high[order]
+    limit = _log_probability(counts[None], shares)[0]
+    limit += TIE + 64 * np.finfo(float).eps * gammaln(total + 1)
+    if np.prod((high - low + 1)[:-1].astype(float)) > MOST_OUTCOMES:
         draws = np.random.default_rng(0).multinomial(total, shares, size=DRAWS)
         hits = int((_log_probability(draws, shares) <= limit).sum())
         return (hits + 1) / (DRAWS + 1), f"multinomial, {DRAWS:,} draws"
     p = 0.0
-    for outcomes in _outcomes(total, k):
+    for outcomes in _outcomes(total, low, high):
         logs = _log_probability(outcomes, shares)
         p += float(np.exp(logs[logs <= limit]).sum())
     return min(p, 1.0), "exact multinomial"
+
+
+def _binomial_p(n: int, total: int, share: float) -> float:
+    """The probability of all counts no more likely than n; they lie in two tails, as there is one peak."""
+
+    def log_probability(count: int) -> float:
+        pair = np.array([[count, total - count]])
+        return float(_log_probability(pair, np.array([share, 1 - share]))[0])
+
+    limit = log_probability(n) + TIE
+    peak = min(int((total + 1) * share), total)
+    if log_probability(peak) <= limit:
+        return 1.0
+    if n < peak:  # the first count above the peak that is no more likely
+        low, high = peak, total + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if log_probability(middle) <= limit else (middle, high)
+        ends = n, high
+    else:
+        low, high = -1, peak
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if log_probability(middle) <= limit else (low, middle)
+        ends = low, n
+    below = float(bdtr(ends[0], total, share)) if ends[0] >= 0 else 0.0
+    above = float(bdtrc(ends[1] - 1, total, share)) if ends[1] <= total else 0.0
+    return min(below + above, 1.0)
 
 
 def _log_probability(outcomes: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -91,12 +136,15 @@ def _log_probability(outcomes: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return gammaln(total + 1) - gammaln(outcomes + 1).sum(axis=1) + (outcomes * np.log(shares)).sum(axis=1)
 
 
-def _outcomes(total: int, k: int) -> Iterator[np.ndarray]:
-    """All ways to put `total` users into k arms, in blocks with one outcome a row."""
-    if k == 2:
-        first = np.arange(total + 1)
-        yield np.stack([first, total - first], axis=1)
-        return
-    for first_arm in range(total + 1):
-        for rest in _outcomes(total - first_arm, k - 1):
-            yield np.column_stack([np.full(len(rest), first_arm), rest])
+def _outcomes(total: int, low: np.ndarray, high: np.ndarray) -> Iterator[np.ndarray]:
+    """All ways to put `total` users into arms, each between its bounds (the last arm takes the rest), in
+    blocks with one outcome a row."""
+    sizes = (high - low + 1)[:-1]
+    n = int(np.prod(sizes))
+    for first in range(0, n, BLOCK):
+        places = np.unravel_index(np.arange(first, min(first + BLOCK, n)), sizes)
+        counts = np.stack(places, axis=1) + low[:-1]
+        rest = total - counts.sum(axis=1)
+        inside = rest >= 0
+        if inside.any():
+            yield np.column_stack([counts, rest])[inside]

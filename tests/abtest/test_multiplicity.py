@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,14 @@ def test_adjusted_p_and_decisions_equal_those_of_statsmodels(p: list[float]) -> 
     _, adjusted, _, _ = multipletests(p, 0.05, method="holm")
     assert [test.p_adjusted for test in found] == pytest.approx(list(adjusted), rel=1e-12)
     assert [test.rejected for test in found] == [value < 0.05 for value in adjusted]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.5])
+@pytest.mark.parametrize("correct", CORRECTIONS.values())
+def test_a_p_that_is_none_is_refused(correct: Any, wrong: float) -> None:
+    """NaN first made Holm call all that came after it 1."""
+    with pytest.raises(ValueError, match="does not lie between 0 and 1"):
+        correct([wrong, 0.01], 0.05)
 
 
 @given(p_values)

@@ -142,9 +142,45 @@ def test_users_who_are_all_in_two_arms_are_one_sentence(abtest: Command, tmp_pat
         ("U,Arm,X\n1,a,2\n2,b,3\n", "no column 'u' in the log", ),
         ("U,Arm,X\n1,a,2\n2,b,3\n", "did you mean 'U'?"),
         ("u,arm,x\n1,a,2\n2,\xe9,3\n3,b,4\n", "CSV Error on Line: 3; Invalid unicode"),
+        ("", "log.csv is empty; give a file whose first line names its columns"),
+        ("u,arm,x\n1,a,2\n2,b,3\n1,2,3,4,5\n", "other lines have more of them (5)"),
     ],
 )  # fmt: skip
 def test_a_csv_that_does_not_fit_says_why(abtest: Command, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
     result = abtest("analyze", str(tmp_path / "log.csv"), "--map", "user=u,arm=arm")
     assert (result.exit_code, words in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["1", "2", "3", "NA"], "x is text: 74 of its 300 values are no numbers, such as 'NA'"),
+        (["1,5"], "x is text, though all its values are written like numbers"),
+        ([""], "x holds no values"),
+        (["FI", "SE"], None),
+    ],
+)
+def test_a_column_that_is_no_metric_though_it_looks_like_one_is_named(
+    abtest: Command, tmp_path: Path, values: list[str], words: str | None
+) -> None:
+    """It was left out without a word, and the rows were counted instead."""
+    lines = [f"{i};{'ab'[i % 2]};{values[i // 2 % len(values)]}" for i in range(N)]
+    (tmp_path / "log.csv").write_text("\n".join(["u;arm;x", *lines]) + "\n", encoding="utf-8")
+    result = abtest("analyze", str(tmp_path / "log.csv"), "--map", "user=u,arm=arm", "--json")
+    assert result.exit_code == 0, result.output
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert ("columns" in found) == (words is not None)
+    if words is not None:
+        assert found["columns"]["status"] == "warning"
+        assert words in found["columns"]["detail"]
+
+
+def test_a_single_time_far_away_is_one_sentence(abtest: Command, tmp_path: Path) -> None:
+    """Nearly three million days were analysed, without end."""
+    ts = np.full(N, 1_772_409_600)
+    ts[7] = 253_402_214_400
+    result = analyse_table(abtest, tmp_path, users(ts=ts), TIMES)
+    assert result.exit_code == 2
+    assert "the experiment would take 2,912,383 days, from 2026-03-02" in result.output
+    assert "declare start and days" in result.output

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from abtest.stats import sequential
 from abtest.stats.sequential import (
     METHODS,
     always_valid_level,
@@ -185,3 +186,36 @@ def test_two_looks_that_seem_the_same_but_for_their_correlation_with_a_third() -
     found = as_correlation(r)
     assert np.abs(found - r).max() < 0.004
     assert len(sequential_p("obf", [0.3, 0.3, 0.01], [0.5, 0.5, 1.0], found)) == 3
+
+
+def test_bounds_of_independent_increments_are_exact() -> None:
+    """gsDesign and the tables of Jennison and Turnbull give four digits; the recursion here, and scipy's
+    integral of the same law, more."""
+    b = bounds("obf", EQUAL)
+    assert b == pytest.approx([4.876885, 3.357012, 2.680280, 2.289817, 2.031032], abs=2e-6)
+    first = bounds("obf", [0.6, 0.8, 1.0])
+    inside = stats.multivariate_normal.cdf(
+        first,
+        cov=canonical_correlation([0.6, 0.8, 1.0]),
+        lower_limit=[-bound for bound in first],
+        abseps=1e-8,
+        releps=1e-8,
+        maxpts=1_000_000,
+    )
+    assert 1 - inside == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("t", [EQUAL, [0.1, 0.15, 0.7, 0.9, 1.0], [k / 14 for k in range(1, 15)]])
+@pytest.mark.parametrize("method", ["obf", "pocock"])
+def test_the_integral_for_any_correlation_agrees_with_the_recursion(
+    method: str, t: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = bounds(method, t)
+    monkeypatch.setattr(sequential, "_bounds_by_recursion", lambda *_: None)
+    assert bounds(method, t)[1:] == pytest.approx(exact[1:], abs=3e-4)
+
+
+def test_looks_too_near_for_the_recursion_still_have_bounds() -> None:
+    near = bounds("pocock", [0.5, 0.5 + 1e-9, 1.0])
+    assert near[0] == pytest.approx(bounds("pocock", [0.5, 1.0])[0], abs=1e-9)
+    assert near[2] == pytest.approx(bounds("pocock", [0.5, 1.0])[1], abs=1e-3)

@@ -29,6 +29,31 @@ def test_few_users_get_the_exact_test(a: int, b: int, weight: float) -> None:
         assert found.p == pytest.approx(stats.binomtest(a, a + b, weight).pvalue, rel=1e-6)
 
 
+@given(st.integers(10_000, 10**7), st.floats(0.1, 4.9), st.integers(0, 40))
+def test_a_rare_arm_among_millions_gets_the_exact_test(total: int, expected: float, n: int) -> None:
+    """Draws would give 1e-5 at least, and be off by a tenth of a p of .001."""
+    share = expected / total
+    found = sample_ratio([n, total - n], [share, 1 - share])
+    assert found.method == "exact multinomial"
+    assert found.p == pytest.approx(stats.binomtest(n, total, share).pvalue, rel=1e-7)
+
+
+def test_two_large_arms_and_a_rare_one_get_the_exact_test() -> None:
+    """Against all splits of the large arms for each count of the rare one, by scipy's distributions."""
+    observed, weights = [5_200, 4_800, 3], [0.5, 0.5, 0.0002]
+    total, rare = sum(observed), weights[2] / sum(weights)
+    seen = stats.binom.logpmf(3, total, rare) + stats.binom.logpmf(5_200, total - 3, 0.5)
+    oracle = 0.0
+    for k in range(60):
+        logs = stats.binom.logpmf(k, total, rare) + stats.binom.logpmf(
+            np.arange(total - k + 1), total - k, 0.5
+        )
+        oracle += np.exp(logs[logs <= seen + 1e-9]).sum()
+    found = sample_ratio(observed, weights)
+    assert found.method == "exact multinomial"
+    assert found.p == pytest.approx(oracle, rel=1e-7)
+
+
 def test_the_exact_test_of_three_arms_adds_up_the_outcomes_no_more_likely() -> None:
     outcomes = [(i, j, 6 - i - j) for i in range(7) for j in range(7 - i)]
     probabilities = stats.multinomial.pmf(outcomes, 6, [0.5, 0.3, 0.2])
@@ -62,6 +87,15 @@ def test_weights_need_not_sum_to_1() -> None:
 def test_a_count_without_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="3 counts for 2 weights"):
         sample_ratio([1, 2, 3], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("observed", "weights"),
+    [([3, -1], [1, 1]), ([3, 1], [0, 0]), ([3, 1], [1, float("nan")]), ([3, 1], [2, -1]), ([], [])],
+)
+def test_counts_and_weights_that_are_none_are_refused(observed: list[int], weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="are 0 or more"):
+        sample_ratio(observed, weights)
 
 
 @given(st.integers(100, 10**7), st.floats(0.05, 0.95))

@@ -9,6 +9,8 @@ from warehouse.logs.tables import LogTables, Span
 from warehouse.logs.times import EpochMs
 from warehouse.logs.totals import value_expression
 
+NUMBER = r"^ *[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)? *$"
+
 
 def extent(log: LogTables) -> sa.Select:
     """(rows, rows with a user, rows with a time, rows with an arm, first ts, last ts, last ingest)."""
@@ -49,6 +51,21 @@ def magnitudes(log: LogTables, columns: Sequence[Column]) -> sa.Select:
     for column in columns:
         c = value_expression(log.events.c[column.name], column)
         found.append(sa.func.max(sa.case(((c - c) == 0, sa.func.abs(c)))))
+    return sa.select(*found).select_from(log.events)
+
+
+def texts(log: LogTables, columns: Sequence[Column]) -> sa.Select:
+    """For each column of text: rows with a value, rows whose value is written like a number, and a value that
+    is not (NULL without one)."""
+    found: list[sa.ColumnElement] = []
+    for column in columns:
+        c = log.events.c[column.name]
+        is_number = c.regexp_match(NUMBER)
+        found += [
+            sa.func.count(c),
+            sa.func.coalesce(sa.func.sum(sa.case((is_number, 1), else_=0)), 0),
+            sa.func.min(sa.case((sa.not_(is_number), c))),
+        ]
     return sa.select(*found).select_from(log.events)
 
 

@@ -234,6 +234,15 @@ class OpenLog:
             self._magnitudes |= {c.name: value or 0.0 for c, value in zip(new, found, strict=True)}
         return {name: self._magnitudes[name] for name in known}
 
+    def texts(self, names: Iterable[str]) -> dict[str, tuple[int, int, str | None]]:
+        """Of columns of text: rows with a value, rows whose value is written like a number, and one that is
+        not."""
+        columns = [self.columns[name] for name in names]
+        if not columns:
+            return {}
+        (row,) = self._database.rows(contents.texts(self._tables, columns))
+        return {c.name: (int(row[3 * i]), int(row[3 * i + 1]), row[3 * i + 2]) for i, c in enumerate(columns)}
+
     def duplicates(self, span: Span) -> dict[str, tuple[int, int]]:
         """(rows, rows that repeat another) by arm, "" where the arm is not in the events."""
         rows = self._database.rows(contents.duplicates(self._tables, span))

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from warehouse.duck import MEMORY, DuckConnection, compiled, first_line
-from warehouse.logs.columns import Column, Kind
+from warehouse.logs.columns import NUMBERS, Column, Kind
 from warehouse.opening import path_of
 
 READERS = {
@@ -69,7 +69,8 @@ def open_place(
     """Open a URL, one DuckDB file, or Parquet or CSV files of one form.
 
     `table` names the events where a database holds several tables; `assignment` is a table or a file. The
-    columns `as_text` are read from CSV as they stand, so that the zones of times are not lost.
+    columns `as_text`, unless they hold numbers, are read from CSV as they stand, so that the zones of times
+    are not lost.
     """
     if not places:
         raise ValueError("no log is given; give a database URL, a DuckDB file, or Parquet or CSV files")
@@ -158,16 +159,31 @@ class LogDuck(DuckConnection):
             text = f"{reader}({files})"
             if reader == "read_csv":
                 self.reads_days_apart = False
-                header = self._connection.sql(f"SELECT * FROM {text} LIMIT 0").columns
+                header = self._connection.sql(f"SELECT * FROM {reader}({files}, sample_size=-1) LIMIT 0")
+                self._check_header(header.columns, paths)
                 kept = ", ".join(
-                    f"{_quoted_text(column)}: 'VARCHAR'" for column in header if column in as_text
+                    f"{_quoted_text(column)}: 'VARCHAR'"
+                    for column, kind in zip(header.columns, map(str, header.types), strict=True)
+                    if column in as_text and _duck_column(column, kind).kind not in NUMBERS
                 )
-                text = f"{reader}({files}, sample_size=-1, types={{{kept}}})" if kept else text
+                text = f"{reader}({files}, sample_size=-1, types={{{kept}}})"
             self._connection.execute(f"CREATE TEMP VIEW {_quoted_name(name)} AS SELECT * FROM {text}")
             self._connection.sql(f"SELECT * FROM {_quoted_name(name)} LIMIT 1").fetchall()
         except duckdb.Error as error:
             raise ValueError(f"cannot read {', '.join(paths)}: {_reason(error)}") from error
         self.name = ", ".join(paths) if not self._attached else self.name
+
+    def _check_header(self, columns: Sequence[str], paths: Sequence[str]) -> None:
+        """ValueError where DuckDB had to name the columns itself."""
+        if any(not re.fullmatch(r"column\d+", column) for column in columns):
+            return
+        empty = next((path for path in paths if Path(path).is_file() and not Path(path).stat().st_size), None)
+        if empty is not None:
+            raise ValueError(f"{empty} is empty; give a file whose first line names its columns")
+        raise ValueError(
+            f"the first line of {', '.join(paths)} does not name the columns, or other lines have more of"
+            f" them ({len(columns)}); give a file whose first line names its columns, as many in each line"
+        )
 
     def arrays(self, statement: sa.Select) -> list[NDArray[np.generic]]:
         with self._told():

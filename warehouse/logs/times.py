@@ -16,6 +16,11 @@ from warehouse.logs.places import Database
 EARLIEST_UNIX_S = 631_152_000  # 1990
 LIMITS = {"s": 10**11, "ms": 10**14, "us": 10**17}
 PER_MS = {"us": 1_000, "ns": 1_000_000}
+ISO = (
+    r"^ *[0-9]{4,}-[0-9]{1,2}-[0-9]{1,2}([T ]+[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?)?"
+    r" *([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)? *$"
+)
+"""What is read as a time: databases read more (names of zones, am and pm), and not as it is meant."""
 
 
 class EpochMs(FunctionElement[int]):
@@ -96,7 +101,7 @@ def form_of(database: Database, source: sa.FromClause, column: Column, unit: str
 
 def _text_form(database: Database, source: sa.FromClause, column: sa.ColumnElement) -> str:
     has_offset = column.regexp_match(r"^.*[0-9]{2}:[0-9]{2}.*[+-][0-9]{2}:?([0-9]{2})?$")
-    is_utc = column.regexp_match(r"^.*[0-9]Z$")
+    is_utc = column.regexp_match(r"^.*[0-9] *([Zz]|UTC|GMT) *$")
     length = sa.func.length(column)
     zone = sa.case(
         (is_utc, "Z"),
@@ -113,8 +118,8 @@ def _text_form(database: Database, source: sa.FromClause, column: sa.ColumnEleme
             f"times in column {column.name!r} mix time zones ({shown}); write all of them in one, such as UTC"
         )
     form = "text_zoned" if found - {""} else "text"
-    bad = sa.select(column).where(column.is_not(None), EpochMs(column, form).is_(None)).limit(1)
-    rows = database.rows(bad)
+    is_read = sa.and_(column.regexp_match(ISO), EpochMs(column, form).is_not(None))
+    rows = database.rows(sa.select(column).where(column.is_not(None), sa.not_(is_read)).limit(1))
     if rows:
         raise ValueError(
             f"{rows[0][0]!r} in column {column.name!r} is no time; ISO 8601 is read, such as"
