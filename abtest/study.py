@@ -140,7 +140,7 @@ def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | No
 
 def _days_over(log: "EventLog", declaration: Declaration, span: "Span") -> int:
     """How many of the declared days are over as far as the log goes; of days read off the log all are."""
-    from abtest.health import last_full_day
+    from abtest.silence import last_full_day
 
     if declaration.days is None or declaration.days == 1 or not log.has_times:
         return span.days
