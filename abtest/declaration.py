@@ -39,6 +39,9 @@ KEYS = {
     "start": Kind(date | int, "a date, a time or whole milliseconds"),
     "days": WHOLE,
     "alpha": NUMBER,
+    "looks": Kind(str, "daily or final"),
+    "sequential": Kind(str, "obf, pocock, always-valid or none"),
+    "correction": Kind(str, "holm, hochberg or bh"),
     "salt": TEXT,
     "pre_days": WHOLE,
     "exposure": Kind(str, "the kind of an event"),
@@ -66,10 +69,10 @@ class Declaration:
     """What is declared of an experiment; what is None is read off the log.
 
     `start` is in Unix milliseconds (a day, or a time without a zone, is UTC), `map` and `totals` are as
-    written. Users of the arms in `ignore`, such as a holdout, are in no count. `exposure` is the kind of
-    event at which a user is exposed. `phases` say from when on other weights hold. `method` is that of all
-    metrics that name none (`with_method`). `stratify` is the column, of the users' attributes as segments
-    are, by which effects are post-stratified.
+    written. `looks`, `sequential` and `correction` are those of `Experiment`. Users of the arms in `ignore`,
+    such as a holdout, are in no count. `exposure` is the kind of event at which a user is exposed. `phases`
+    say from when on other weights hold. `method` is that of all metrics that name none (`with_method`).
+    `stratify` is the column, of the users' attributes as segments are, by which effects are post-stratified.
     """
 
     name: str | None = None
@@ -78,6 +81,9 @@ class Declaration:
     start: int | None = None
     days: int | None = None
     alpha: float = 0.05
+    looks: str = "daily"
+    sequential: str = "obf"
+    correction: str = "holm"
     salt: str = ""
     pre_days: int = 14
     exposure: str | None = None

@@ -14,11 +14,12 @@ from abtest.estimates import NOBODY, measure_phases
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.report.numbers import count, p_value, percent
+from abtest.silence import usual_silence
 from abtest.stats.means import compare
 from abtest.stats.moments import Moments
 from abtest.stats.multiplicity import holm
 from abtest.stats.srm import sample_ratio, smallest_loss
-from warehouse.events import PRE
+from warehouse.events import DAY_MS, PRE
 
 if TYPE_CHECKING:
     from abtest.analysis import PhaseRows
@@ -29,9 +30,6 @@ Counts = Mapping[str, int]
 DUPLICATES_FAIL = 0.01
 LOST_FAIL = 0.01
 LATE_WARNING = 0.01
-SILENCE_MS = 6 * 3_600_000
-SILENCE_GAPS = 20
-DAY_MS = 86_400_000
 EARLIEST_DATE_MS = DAY_MS * 365
 
 
@@ -178,27 +176,6 @@ def check_days(experiment: Experiment, rows_by_day: Mapping[int, int], start_ts:
     return Check(name, "ok", None, detail)
 
 
-def last_full_day(
-    rows_by_day: Mapping[int, int], last_ts: int | None, start_ts: int, *, fine: bool = True
-) -> int:
-    """The last day that is over as far as the log goes: its last event lies near enough to the day's end.
-
-    0 where the first day is not over. Of times that are no finer than days (`fine`) the last one counts.
-    """
-    if last_ts is None or not rows_by_day:
-        return 0
-    last = max(rows_by_day)
-    if not fine:
-        return last
-    silence = start_ts + last * DAY_MS - 1 - last_ts
-    return last if silence <= _usual_silence(rows_by_day[last]) else last - 1
-
-
-def _usual_silence(rows: int) -> float:
-    """Milliseconds without an event that say nothing on a day with so many rows."""
-    return max(SILENCE_MS, SILENCE_GAPS * DAY_MS / max(rows, 1))
-
-
 def check_watermark(
     experiment: Experiment,
     rows_by_day: Mapping[int, int],
@@ -243,7 +220,7 @@ def _watermark(
     said = "the log reaches into the last day"
     if fine:
         silence = end - 1 - last_ts
-        if silence > _usual_silence(rows_by_day[last]):
+        if silence > usual_silence(rows_by_day[last]):
             hours = silence / 3_600_000
             return Check(
                 name, "warning", None, f"the last event lies {hours:.1f} h before the end of the last day;"

@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from abtest.declaration import Declaration
-from abtest.log_health import health
 from abtest.metrics import past_products, products_of
 from abtest.request import LogRequest, declared
 from abtest.sources import NONE, OTHERS
@@ -31,7 +30,6 @@ PhaseOfLog = tuple["EventLog", "UserCounts"]
 
 def analyse_log(request: LogRequest) -> "Analysis":
     """Analyse an experiment from its event log. ValueError, LookupError or OSError says what is wrong."""
-    from abtest.analysis import analyse_phases
     from abtest.manifest import versions
     from abtest.sources import LogSource, Sources
 
@@ -42,6 +40,9 @@ def analyse_log(request: LogRequest) -> "Analysis":
         _check_analysed(log, phases)
         counts = [view.segments(study.span) for view, _ in phases]
         rows, notes = rows_of(phases, study)
+        from abtest.analysis import analyse_phases  # takes SciPy in, whose memory the sums need not wait for
+        from abtest.log_health import health
+
         analysis = analyse_phases(
             {
                 **study.experiment.settings(),
@@ -113,13 +114,13 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
 
     Where the database cannot sum exactly there are only moments.
     """
-    from abtest.analysis import PhaseRows, rows_of_phases, windows
-    from abtest.checks import Check
-
     experiment = study.experiment
     try:
         sums, strata = sums_of(phases, study)
     except OverflowError as error:
+        from abtest.analysis import PhaseRows, windows
+        from abtest.checks import Check
+
         reason = f"no segments, strata, days since exposure and correlation of looks: {error}"
         days = windows(experiment.days)
         rows = [PhaseRows(usable_moments(log, study, days, of), of.by_arm()) for log, of in phases]
@@ -130,6 +131,8 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
 
     segments = _segments(sums, study, phases[0][0].mapping.segments)
     counts = [exposed.by_arm() for _, exposed in phases]
+    from abtest.analysis import rows_of_phases
+
     return rows_of_phases(sums, counts, segments, experiment, filled, strata), []
 
 

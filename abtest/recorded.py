@@ -159,8 +159,8 @@ def panel_of(
 
 def _as_far_as_recorded(warehouse: "Warehouse", settings: dict[str, Any]) -> Experiment:
     """The experiment up to the last day that is over; ValueError where none is."""
-    from abtest.health import last_full_day
     from abtest.run_health import events_by_day
+    from abtest.silence import last_full_day
 
     experiment = Experiment.from_settings(settings)
     rows = events_by_day(warehouse, experiment.days, settings["start_ts"])

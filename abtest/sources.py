@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from abtest.estimates import CapUsed
 from abtest.metrics import Metric
 from abtest.stats.clustered import Clustered
 from abtest.stats.moments import Moments
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from abtest.estimates import CapUsed
     from abtest.study import Study
     from warehouse.logs.log import EventLog, UserCounts
     from warehouse.logs.totals import Total
@@ -36,7 +36,7 @@ class Source(Protocol):
 
     def capped(
         self, metric: Metric, window: Window, caps: Sequence[Any]
-    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+    ) -> "tuple[dict[str, Moments], list[CapUsed]]":
         """Moments by arm with totals at most their caps, and with the metric's past where there is one."""
 
     def is_exact(self, metric: Metric) -> bool:
@@ -90,7 +90,9 @@ class RunSource:
 
     def capped(
         self, metric: Metric, window: Window, caps: Sequence[Any]
-    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+    ) -> "tuple[dict[str, Moments], list[CapUsed]]":
+        from abtest.estimates import CapUsed
+
         asked = self._asked(metric, window, with_past=True)
         rows, above = self._warehouse.capped(self._experiment, asked, caps)
         used = [CapUsed(*cap) for cap in zip(metric.columns, caps, above, strict=True) if cap[1] is not None]
@@ -150,7 +152,9 @@ class LogSource:
 
     def capped(
         self, metric: Metric, window: Window, caps: Sequence[Any]
-    ) -> tuple[dict[str, Moments], list[CapUsed]]:
+    ) -> "tuple[dict[str, Moments], list[CapUsed]]":
+        from abtest.estimates import CapUsed
+
         columns = list(dict.fromkeys(metric.columns))
         asked = self._asked(columns, window, self._past(metric))
         rows, above = self._log.capped(self._study.span, asked, caps[: len(columns)])

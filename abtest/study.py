@@ -67,6 +67,9 @@ def study_of(
         planned_days=span.days,
         salt=declaration.salt,
         alpha=declaration.alpha,
+        looks=declaration.looks,
+        sequential=declaration.sequential,
+        correction=declaration.correction,
         phases=_phases(declaration, span, arms),
     )
     kinds = log.kinds() if log.mapping.event else {}
@@ -76,7 +79,9 @@ def study_of(
     named = {name: Total.declared(name, given) for name, given in declaration.totals.items()}
     totals = tuple(log.total(name, named) for name in columns_of(metrics))
     past = _past(log, metrics, named, declaration.pre_days, span)
-    _check_events(log, (*totals, *past), kinds)
+    # a covariate that is not there is wrong also where nothing lies before the start
+    declared = [log.total(name, named) for metric in metrics for name in metric.covariates or ()]
+    _check_events(log, (*totals, *past, *declared), kinds)
     unusable = _unusable(log, (*totals, *past))
     return Study(
         experiment,
@@ -135,7 +140,7 @@ def _span(log: "EventLog", declaration: Declaration, seen: Mapping[str, int | No
 
 def _days_over(log: "EventLog", declaration: Declaration, span: "Span") -> int:
     """How many of the declared days are over as far as the log goes; of days read off the log all are."""
-    from abtest.health import last_full_day
+    from abtest.silence import last_full_day
 
     if declaration.days is None or declaration.days == 1 or not log.has_times:
         return span.days

@@ -116,7 +116,6 @@ def raw_sql(path: Path, question: str) -> Callable[[], Any]:
 
 def moments(path: Path, question: str) -> Callable[[], Any]:
     """The sums from which an analysis follows, its users known."""
-    from abtest.analysis import windows
     from abtest.logs import open_log, usable_moments
     from abtest.request import declared
     from abtest.study import study_of
@@ -125,7 +124,7 @@ def moments(path: Path, question: str) -> Callable[[], Any]:
     log = open_log(request, given)
     study = study_of(log, declared(request), request)
     exposed = log.exposed(study.span)
-    looks = windows(study.experiment.days)
+    looks = [(1, day) for day in range(1, study.experiment.days + 1)]
     return lambda: usable_moments(log, study, looks, exposed)
 
 

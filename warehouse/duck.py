@@ -9,13 +9,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import duckdb
-import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.sql.compiler import SQLCompiler
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MEMORY = ":memory:"
 
@@ -94,20 +96,20 @@ class Duck(DuckConnection):
             written = self._connection.execute(*compiled(statement)).fetchone()
         return written[0] if written else 0
 
-    def table(self, statement: sa.Executable) -> pa.Table:
+    def table(self, statement: sa.Executable) -> "pa.Table":
         """All rows as an Arrow table. Integers wider than 64 bits would become floats: cast them first."""
         text, parameters = compiled(statement)
         with self._told():
             return self._connection.sql(text, params=parameters).to_arrow_table()
 
-    def blocks(self, statement: sa.Executable, rows_per_block: int) -> Iterator[pa.RecordBatch]:
+    def blocks(self, statement: sa.Executable, rows_per_block: int) -> "Iterator[pa.RecordBatch]":
         """The rows in Arrow blocks, read as they are asked for."""
         text, parameters = compiled(statement)
         with self._told():
             yield from self._connection.sql(text, params=parameters).to_arrow_reader(rows_per_block)
 
     @contextmanager
-    def staged(self, name: str, table: pa.Table) -> Iterator[None]:
+    def staged(self, name: str, table: "pa.Table") -> Iterator[None]:
         """Let SQL read `table` under this name inside the block."""
         self._connection.register(name, table)
         try:
@@ -133,7 +135,7 @@ class Duck(DuckConnection):
         query = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary ORDER BY table_name"
         return [name for (name,) in self._connection.execute(query).fetchall()]
 
-    def ask(self, text: str) -> pa.Table:
+    def ask(self, text: str) -> "pa.Table":
         """The answer to one SELECT in a user's own words; ValueError where it is none or does not run."""
         try:
             statements = self._connection.extract_statements(text)

@@ -4,12 +4,14 @@ The same records give the Arrow schemas in which rows travel and the ranges that
 """
 
 from dataclasses import fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
 import sqlalchemy as sa
 
 from warehouse.events import EVENT_KEY, Event, Exposure, Item, Kind, Propensity, User
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMAT_VERSION = 1
 """Raised by every change of the tables that an older reader would misread."""
@@ -61,25 +63,27 @@ RANGES: dict[str, Range] = {
 }
 """By column name; a column that is not named here takes every integer. -1 stands for "does not apply"."""
 
-_COLUMN_TYPES: dict[str, tuple[type[sa.types.TypeEngine], pa.DataType]] = {
-    **dict.fromkeys(("request", "position", "item", "author", "tag", "ppb"), (sa.Integer, pa.int32())),
-    "kind": (sa.SmallInteger, pa.int16()),
+_COLUMN_TYPES: dict[str, tuple[type[sa.types.TypeEngine], str]] = {
+    **dict.fromkeys(("request", "position", "item", "author", "tag", "ppb"), (sa.Integer, "int32")),
+    "kind": (sa.SmallInteger, "int16"),
 }
-_BY_FIELD_TYPE: dict[type, tuple[type[sa.types.TypeEngine], pa.DataType]] = {
-    int: (sa.BigInteger, pa.int64()),
-    str: (sa.String, pa.string()),
+_BY_FIELD_TYPE: dict[type, tuple[type[sa.types.TypeEngine], str]] = {
+    int: (sa.BigInteger, "int64"),
+    str: (sa.String, "string"),
 }
 
 
-def arrow_schema(record: type) -> pa.Schema:
+def arrow_schema(record: type) -> "pa.Schema":
     """The Arrow schema of a record: its fields in order, none of them null.
 
     >>> arrow_schema(User).names
     ['user', 'source_id']
     """
+    import pyarrow as pa
+
     return pa.schema(
         [
-            pa.field(field.name, _column_types(field.name, field.type)[1], nullable=False)
+            pa.field(field.name, pa.type_for_alias(_column_types(field.name, field.type)[1]), nullable=False)
             for field in fields(record)
         ]
     )
@@ -104,7 +108,7 @@ def record_table(metadata: sa.MetaData, name: str, columns_of: str, *, primary_k
     )
 
 
-def _column_types(name: str, field_type: type | str) -> tuple[type[sa.types.TypeEngine], pa.DataType]:
+def _column_types(name: str, field_type: type | str) -> tuple[type[sa.types.TypeEngine], str]:
     assert isinstance(field_type, type), (name, field_type)
     return _COLUMN_TYPES.get(name, _BY_FIELD_TYPE[field_type])
 

@@ -7,6 +7,7 @@ import pytest
 
 from abtest.stats import replicates
 from abtest.stats.calibration import Cell, calibrate, main
+from abtest.stats.calibration_views import coverage_cells, strata_cells
 from abtest.stats.cuped import adjust
 from abtest.stats.means import compare, mean_estimate, ratio_estimate
 from abtest.stats.moments import Moments
@@ -68,16 +69,48 @@ def test_every_gate_holds_for_1000_splits() -> None:
     cells = calibrate(replicates=1000)
     large = [cell for cell in cells if cell.users >= 4000]  # 1,000 are too few for the gate of small samples
     assert [cell for cell in large if not cell.passed] == []
-    assert max(cell.rate for cell in cells if cell.users < 4000) < 0.1
+    intervals = [cell for cell in cells if "covers" in cell.method or "unbounded" in cell.method]
+    assert max(cell.rate for cell in cells if cell.users < 4000 and cell not in intervals) < 0.1
     methods = {cell.method for cell in cells}
     assert methods >= {"welch", "delta", "cuped", "obf", "pocock", "always-valid", "holm", "hochberg", "bh"}
     assert methods >= {"chi-square", "bh, false discoveries", "cuped ratio", "equivalence at the margin"}
     assert methods >= {"bayes, flat prior misses 0", "bayes, prior misses the truth"}
     assert methods >= {"quantile of users", "quantile of events", "bootstrap", "permutation"}
+    assert methods >= {
+        "holm on obf",
+        "holm on pocock",
+        "capped",
+        "post-stratified",
+        "cochran's q of segments",
+    }
+    assert methods >= {
+        "fieller covers the lift",
+        "log-delta covers the lift",
+        "welch at 0.01",
+        "welch at 0.10",
+    }
     at_margin = next(cell.rate for cell in cells if cell.method == "equivalence at the margin")
     assert at_margin > 0.01  # it has the power to be wrong
     peeking = [cell.rate for cell in cells if cell.method == "peeking daily"]
     assert min(peeking) > 0.06  # what the sequential methods are for
+
+
+def test_intervals_of_few_users_hold_the_lift_and_the_symmetric_one_less_often() -> None:
+    """1,000 replicates: the standard error of a coverage of .95 is .007."""
+    found = {(cell.metric, cell.method): cell.rate for cell in coverage_cells(50, 1000, 0)}
+    for name in ("watch_s", "comments"):
+        symmetric = found[name, "symmetric delta covers the lift"]
+        assert symmetric < found[name, "fieller covers the lift"] > 0.93
+        assert 0.91 < found[name, "log-delta covers the lift"] > symmetric
+    assert 0 < found["comments", "fieller is unbounded"] < 0.2  # the control's mean is not always above 0
+    assert found["watch_s", "fieller is unbounded"] == 0
+
+
+def test_strata_that_explain_a_metric_still_reject_one_in_twenty() -> None:
+    plays = population(2000, 3)["plays"]
+    pooled, q = strata_cells("plays", plays, 2000, 0)
+    assert pooled.rate == pytest.approx(0.05, abs=0.02)  # 4 standard errors
+    assert q.rate == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_rate_outside_its_gate_fails() -> None:

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from abtest.experiment import Arm, Experiment
-from abtest.health import last_full_day
 from abtest.looks import looks_at
+from abtest.silence import last_full_day
 from abtest.stats.sequential import nominal_levels
 from tests.abtest.conftest import Command
 from tests.abtest.test_logs import CONFIG, START_MS, checks, document, effect, events, write

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from tests.abtest.conftest import Command
 
@@ -289,6 +290,28 @@ def test_an_assignment_file_counts_users_without_events_as_zeros(
     assert one["control_mean"] == pytest.approx(log["amount"][inside].sum() / 1200, rel=1e-12)
 
 
+@pytest.mark.parametrize("correction", ["holm", "hochberg", "bh"])
+@pytest.mark.parametrize("sequential", ["obf", "pocock", "always-valid", "none"])
+def test_a_log_declares_its_looks_and_correction(
+    abtest: Command, tmp_path: Path, sequential: str, correction: str
+) -> None:
+    """Only a run could, once: every log was tested daily by O'Brien and Fleming and corrected by Holm."""
+    path = write(tmp_path / "log.parquet", events(n_users=400))
+    config = tmp_path / "design.toml"
+    config.write_text(f'sequential = "{sequential}"\ncorrection = "{correction}"\n{CONFIG}', encoding="utf-8")
+    found = document(abtest("analyze", path, "--config", str(config), "--json"))
+    assert (found["experiment"]["sequential"], found["experiment"]["correction"]) == (sequential, correction)
+    assert {test["method"] for test in found["sequential"]} == (
+        set() if sequential == "none" else {sequential}
+    )
+    goals = [e for e in found["effects"] if e["p_adjusted"] is not None]
+    last = [goal["looks"][-1]["p_sequential"] for goal in found["sequential"]] or [e["p"] for e in goals]
+    oracle = multipletests(
+        last, 0.05, {"holm": "holm", "hochberg": "simes-hochberg", "bh": "fdr_bh"}[correction]
+    )
+    assert [e["p_adjusted"] for e in goals] == pytest.approx(list(oracle[1]), rel=1e-9)
+
+
 # bad input
 
 
@@ -316,6 +339,13 @@ def test_an_assignment_file_counts_users_without_events_as_zeros(
         ("[[metrics]]\nname = 'x'", "metric 'x' has numerator = None; give text"),
         ("[[metrics]]\nname = 'x'\nnumerator = 'country'", "'country' holds text, no numbers"),
         ("control = 'alt'", "unknown control 'alt'"),
+        ("looks = 'weekly'", "looks is 'weekly'; allowed: daily, final"),
+        ("sequential = 'obrien'", "sequential is 'obrien'; allowed: obf, pocock, always-valid, none"),
+        ("correction = 3", "correction = 3 is not holm, hochberg or bh"),
+        (
+            "[[metrics]]\nname = 'x'\nnumerator = 'n_buy'\ncovariates = ['sum_nope']",
+            "'sum_nope' is of event 'nope'",
+        ),
     ],
 )
 def test_a_wrong_declaration_is_one_sentence(abtest: Command, tmp_path: Path, toml: str, words: str) -> None:

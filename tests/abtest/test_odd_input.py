@@ -180,7 +180,7 @@ def test_a_single_time_far_away_is_one_sentence(abtest: Command, tmp_path: Path)
     """Nearly three million days were analysed, without end."""
     ts = np.full(N, 1_772_409_600)
     ts[7] = 253_402_214_400
-    result = analyse_table(abtest, tmp_path, users(ts=ts), TIMES)
+    result = analyse_table(abtest, tmp_path, users(ts=ts), TIMES + 'ts_unit = "s"\n')
     assert result.exit_code == 2
     assert "the experiment would take 2,912,383 days, from 2026-03-02" in result.output
     assert "declare start and days" in result.output

@@ -109,7 +109,7 @@ class EventLog(OpenLog):
         ask = self._ask(span, totals, pairs, past)
         ask = replace(ask, floats=frozenset(t.name for t in (*totals, *past) if self.is_float(t)))
         try:
-            people = members.members(self._tables, span, ask, self._exposed(span), past, pre_days, None)
+            people = self._members(ask, span, past, pre_days, None)
             with (
                 self._database.kept(MEMBERS, people) as who,
                 self._database.kept(DAYS, self._days(ask, span, totals, who, None)) as days,
@@ -241,7 +241,7 @@ class EventLog(OpenLog):
                 [rows(of_totals(at_once, ask, (f"g{i}", "arm"))) for i in range(ask.n_groups)],
                 factors,
             )
-        people = members.members(self._tables, span, ask, self._exposed(span), past, pre_days, exponents)
+        people = self._members(ask, span, past, pre_days, exponents)
         with self._database.kept(MEMBERS, people) as who:
 
             def days(first: int, last: int) -> sa.Select:
@@ -249,23 +249,36 @@ class EventLog(OpenLog):
 
             return summed(self._database, who, days, ask, factors)
 
+    def _members(
+        self, ask: Ask, span: Span, past: Sequence[Total], pre_days: int, exponents: Exponents
+    ) -> sa.Select:
+        """The exposed users, with their past."""
+        return members.members(
+            self._tables,
+            span,
+            ask,
+            self._exposed(span),
+            past,
+            pre_days,
+            exponents,
+            counts_from_start=self._counts_from_start(),
+        )
+
     def _days(
         self, ask: Ask, span: Span, totals: Sequence[Total], who: sa.FromClause, exponents: Exponents
     ) -> sa.Select:
         """What members did on each day of a span."""
+        return members.days(
+            self._tables, span, ask, totals, who, exponents, counts_from_start=self._counts_from_start()
+        )
+
+    def _counts_from_start(self) -> bool:
+        """Whether no event has to be left out for lying before its user's first exposure."""
         log = self._tables
         first_counts = log.exposure_event is not None or log.assignment_ts_form is not None
         lacks_arms = log.assignment is None and (self.extent().without_arm or log.ignored_arms)
         lacks_users = log.drawn_between is not None
-        return members.days(
-            log,
-            span,
-            ask,
-            totals,
-            who,
-            exponents,
-            counts_from_start=not (first_counts or lacks_arms or lacks_users),
-        )
+        return not (first_counts or lacks_arms or lacks_users)
 
     def _is_one_row_a_user(self, span: Span, exposed: UserCounts) -> bool:
         """Whether the log is a table of users already, all of them exposed in the one day there is."""

@@ -22,15 +22,18 @@ def members(
     past: Sequence[Total],
     pre_days: int,
     exponents: Exponents,
+    *,
+    counts_from_start: bool,
 ) -> sa.Select:
     """The users of `u` (`exposure.exposed`) in one arm, with segments and what they did in `pre_days` before.
 
-    In a log without times the past is a value of the users' own rows.
+    In a log without times the past is a value of the users' own rows. Where all counts from the start on
+    (`days`), the moment of the first exposure is left out.
     """
     columns = [
         u.c.user,
         u.c.arm if ask.stratum is None else cell(u.c.arm, u.c[log.segments[ask.stratum]]).label("arm"),
-        u.c.first_ts,
+        *([] if counts_from_start else [u.c.first_ts]),
         span.day_ts(u.c.first_ts).label("cohort_ts"),
         *(u.c[name].label(f"g{i}") for i, name in enumerate(log.segments[: ask.n_groups])),
     ]

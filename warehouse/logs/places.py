@@ -129,7 +129,11 @@ class LogDuck(DuckConnection):
     overflows = (duckdb.OutOfRangeException, duckdb.ConversionException)
 
     def __init__(self, *, threads: int, memory_limit: str = "4GB") -> None:
-        config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit}
+        config: dict[str, Any] = {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "allocator_bulk_deallocation_flush_threshold": "8MB",  # freed hash tables do not stay with it
+        }
         super().__init__("the files", duckdb.connect(MEMORY, config=config))
         self._connection.execute("SET TimeZone = 'UTC'")
         self._attached = False
