@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from abtest.experiment import Arm, Experiment
+from abtest.hashing import SCHEMES
 from abtest.stats import replicates
 from abtest.stats.calibration import Cell, calibrate, main
 from abtest.stats.calibration_views import coverage_cells, strata_cells
@@ -63,6 +66,30 @@ def test_splits_are_fair_and_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyP
     assert whole.mean() == pytest.approx(0.5, abs=6 * 0.5 / np.sqrt(whole.size))
     assert len(np.unique(whole, axis=0)) == 600
     assert (np.concatenate(list(splits(N, 600, 2))) != whole).any()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_real_salts_split_users_as_the_counter_based_bits_do(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 salts of the assignment's hash against 2,000 splits: p-values of two looks, and users in an arm."""
+    metrics = population(2000, 8)
+    plays = metrics["plays"].x[:, [0, -1]]
+    bits = replicates.mean_arms(plays, 2000, 3)
+    halves = (Arm("a"), Arm("b"))
+    users = np.arange(2000)
+    salted = [
+        Experiment(f"salt {i}", halves, days=5, hashing=scheme).assign(users).astype(float)
+        for i in range(200)
+    ]
+    monkeypatch.setattr(replicates, "splits", lambda *_: iter([np.array(salted)]))
+    salts = replicates.mean_arms(plays, 200, 3)
+    for look in (0, 1):
+        p, expected = replicates.welch_p(salts)[:, look], replicates.welch_p(bits)[:, look]
+        assert stats.ks_2samp(p, expected).pvalue > 1e-3
+        assert stats.kstest(p, "uniform").pvalue > 1e-3
+    assert stats.ks_2samp(salts.n_t.ravel(), bits.n_t.ravel()).pvalue > 1e-3
+    assert len({tuple(row) for row in salted}) == 200
 
 
 def test_every_gate_holds_for_1000_splits() -> None:
