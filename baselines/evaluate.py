@@ -219,6 +219,7 @@ def _above_by_row(scores: Tensor, own: Tensor, targets: Tensor) -> Tensor:
             for row, score, target in rows
         ],
         dtype=torch.long,
+        device=scores.device,
     )
 
 

@@ -213,7 +213,7 @@ class SequentialRecommender:
             for rows in self.cold(histories):  # by what is popular, as if by a vector of one number
                 counts = torch.from_numpy(self._item_counts).float()[:, None]
                 parts = (column[rows] for column in asked)
-                ranks[rows] = full_ranks(lambda u, _: torch.ones(len(u), 1), counts, *parts)
+                ranks[rows] = full_ranks(lambda u, _: torch.ones(len(u), 1, device=u.device), counts, *parts)
         return np.where(known, ranks, 0)
 
     @property

@@ -19,7 +19,7 @@ from torch import nn
 from baselines.base import Interactions
 from baselines.batches import windows
 from baselines.checkpoint import load_checkpoint
-from baselines.data import leave_one_out
+from baselines.data import Validation, leave_one_out
 from baselines.distributed import (
     average_gradients,
     from_first,
@@ -327,6 +327,10 @@ def test_a_model_makes_its_tensors_on_its_own_device(name, make_model, world):
             model.fit(world)
             histories = world.histories()
             lists = model.recommend(np.arange(world.n_users), histories, 5, histories)
+            histories[0] = 0
+            evaluate_split(
+                model, Validation(np.arange(world.n_users), histories, world.items[: world.n_users])
+            )
         assert lists.min() > 0
         del model.build
 
