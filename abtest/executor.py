@@ -53,7 +53,7 @@ def opened(address: str, workers: int, folder: Path) -> Iterator[Executor]:
     elif workers == 1:
         yield Here()
     else:
-        with tempfile.TemporaryDirectory(prefix=POOL, dir=folder) as shared, _pool(workers) as pool:
+        with tempfile.TemporaryDirectory(prefix=POOL, dir=folder) as shared, processes(workers) as pool:
             yield Pool(pool, Path(shared).resolve())
 
 
@@ -142,13 +142,22 @@ def _collected(futures: list[Any], report: Report) -> "list[DayDone]":
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[Any]:
+def processes(workers: int, prepare: Callable[..., None] | None = None, *args: Any) -> Iterator[Any]:
+    """A pool of so many processes of this machine, which end with this one; `prepare(*args)` is called in
+    each before its first task."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
+    begin = (prepare, args)
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=begin) as pool:
         yield pool
+
+
+def _begin(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    _end_with_parent()
+    if prepare is not None:
+        prepare(*args)
 
 
 def _end_with_parent() -> None:

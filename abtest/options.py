@@ -126,7 +126,12 @@ _RUN: list[Option] = [
         help="Videos that are uploaded a day, in percent of the catalogue (default 0); arms learn of them by"
         " --explore and --retrain.",
     ),
-    click.option("--workers", type=int, help="Processes that the users are divided among (default 1)."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Processes that the users are divided among, and the trainings of the arms where there are"
+        " processors for --threads of each (default 1).",
+    ),
     click.option(
         "--executor",
         help="local (default), or dask://HOST:PORT, whose workers see the run folder: one task a worker and"

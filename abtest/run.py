@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abtest.arms import ArmFeed, candidate_overlap
-from abtest.checkpoints import fit_model
+from abtest.checkpoints import fit_model, fit_side_by_side
 from abtest.days import Days, Midnight, forget
 from abtest.executor import opened
 from abtest.experiment import Experiment
@@ -143,6 +143,7 @@ def fit_arms(plan: Plan, world: "World", warehouse: "Warehouse", folder: Path, p
     interactions = as_interactions(warehouse.interactions(start_ts), world, settings.warmup_days)
     ranker = fit_ranker(world, warehouse, start_ts)
     names = list(dict.fromkeys(arm.model for arm in plan.experiment.arms))
+    fit_side_by_side(names, interactions, settings, folder, progress.update)
     fitted = {}
     for i, model in enumerate(names):
 
