@@ -352,7 +352,10 @@ def test_the_commands_run_under_torchrun(tmp_path):
     out = tmp_path / "out"
     results = [
         torchrun("-m", "recgpt.cli", "pretrain", data, "--out", out, "--dim", 16, "--lr", 1e-2, *few),
-        torchrun("-m", "recgpt.cli", "tune", data, "--from", out, "--out", out, *few),
+        torchrun(
+            *("-m", "recgpt.cli", "tune", data, "--from", out, "--out", out),
+            *("--tune-epochs", 2, "--device", "cpu"),
+        ),
         torchrun("-m", "recgpt.cli", "eval", data, "--checkpoint", out, "--json"),
         torchrun("-m", "recgpt.cli", "eval", data, "--models", "sasrec,poprec", "--json", "--lr", 1e-2, *few),
     ]
