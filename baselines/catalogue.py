@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.base import Ids
-from baselines.toplist import padded_width, top_items
+from baselines.scores import ROWS, ItemScores
+from baselines.toplist import top_items
 from baselines.training import torch_threads
 
-BLOCK = 64
+BLOCK = ROWS
 """Rows of a scoring block."""
 
 WIDTHS = (12, 50)
@@ -23,14 +24,11 @@ WIDTHS = (12, 50)
 
 class Catalogue:
     """table (n_items + 1, d): what users are scored against, row 0 padding; counts (n_items + 1,): training
-    interactions of each item. Score buffers are kept, and every block reuses them."""
+    interactions of each item."""
 
     def __init__(self, table: Tensor, counts: Ids, threads: int) -> None:
-        self.n_items = len(table) - 1
-        width = padded_width(len(table))
-        self._by_column = table.new_zeros(table.shape[1], width)
-        self._by_column[:, : len(table)] = table.T
-        self._buffers = table.new_empty(BLOCK, width), table.new_empty(BLOCK, width)
+        self._scores = ItemScores(table)
+        self.n_items = self._scores.n_items
         self._counts, self._threads = counts, threads
 
     @torch.no_grad()
@@ -38,14 +36,9 @@ class Catalogue:
         self, vectors: Tensor, exclude: Ids, depth: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items, scores) of the best items for a block of 64 vectors; the first len(exclude) rows count."""
-        by_interest = vectors[:, None] if vectors.dim() == 2 else vectors
-        best, other = self._buffers
         with torch_threads(self._threads):
-            torch.mm(by_interest[:, 0], self._by_column, out=best)
-            for interest in range(1, by_interest.shape[1]):
-                torch.mm(by_interest[:, interest], self._by_column, out=other)
-                torch.maximum(best, other, out=best)
-        return top_items(self._masked(best[: len(exclude)].cpu().numpy(), exclude), depth)
+            scores = self._scores.of(vectors)
+        return top_items(self._masked(scores[: len(exclude)].cpu().numpy(), exclude), depth)
 
     def _masked(self, scores: NDArray[np.float32], exclude: Ids) -> NDArray[np.float32]:
         """Write -inf over padding, what is past the catalogue, and excluded items."""
@@ -56,7 +49,7 @@ class Catalogue:
 
     def popular(self, exclude: Ids, depth: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(items, training interactions of each) for users without a history: what `top` says about them."""
-        counts = np.zeros((len(exclude), self._by_column.shape[1]), np.float32)
+        counts = np.zeros((len(exclude), self._scores.width), np.float32)
         counts[:, : self.n_items + 1] = self._counts
         return top_items(self._masked(counts, exclude), depth)
 

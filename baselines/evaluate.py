@@ -17,9 +17,7 @@ from torch import Tensor
 from baselines.base import Ids, RanksTargets, Recommender, recent
 from baselines.data import Validation
 from baselines.distributed import n_ranks, rank, total
-
-SCORE_ROWS = 64
-"""Users whose scores are held at once: what fits a cache."""
+from baselines.scores import ROWS, ItemScores
 
 
 @dataclass(frozen=True)
@@ -182,16 +180,16 @@ def two_way_comparison(
     return Comparison(float(a.mean() - b.mean()), float(low), float(high), p)
 
 
-def exact_ranks(vectors: Tensor, table: Tensor, targets: Tensor, exclude: Tensor) -> Tensor:
+def exact_ranks(vectors: Tensor, items: ItemScores, targets: Tensor, exclude: Tensor) -> Tensor:
     """The full rank of each target without a list: 1 + the items that score above it (or as much, with a
     smaller id). 0 where the target itself is excluded.
 
-    vectors (B, d) or (B, I, d), table (n_items + 1, d), targets (B,), exclude (B, E) with 0 = none.
+    vectors (B, d) or (B, I, d), targets (B,), exclude (B, E) with 0 = none.
     """
     ranks = torch.zeros_like(targets)
-    for start in range(0, len(vectors), SCORE_ROWS):
-        rows = slice(start, start + SCORE_ROWS)
-        scores = interest_scores(vectors[rows], table)
+    for start in range(0, len(vectors), ROWS):
+        rows = slice(start, start + ROWS)
+        scores = items.of(vectors[rows])[:, : items.n_items + 1]
         scores[:, 0] = -torch.inf
         scores.scatter_(1, exclude[rows], -torch.inf)
         ranks[rows] = _places(scores, targets[rows])
@@ -223,16 +221,6 @@ def _above_by_row(scores: Tensor, own: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def interest_scores(vectors: Tensor, table: Tensor) -> Tensor:
-    """Inner products with all items, the maximum over interests where there are several: (B, n_items + 1)."""
-    if vectors.dim() == 2:
-        return vectors @ table.T
-    scores = vectors[:, 0] @ table.T
-    for interest in range(1, vectors.shape[1]):
-        torch.maximum(scores, vectors[:, interest] @ table.T, out=scores)
-    return scores
-
-
 def validator(
     encode: Callable[[Tensor, Tensor], Tensor],
     table: Callable[[], Tensor],
@@ -259,7 +247,8 @@ def validator(
 
     @torch.no_grad()
     def measure() -> float:
-        ranks = [exact_ranks(encode(u, h), table(), t, seen).cpu().numpy() for _, u, h, t, seen in parts]
+        items = ItemScores(table())
+        ranks = [exact_ranks(encode(u, h), items, t, seen).cpu().numpy() for _, u, h, t, seen in parts]
         own = gains(np.concatenate([np.zeros(0, np.int64), *ranks]), k)
         gained, n_users = total(float(own.sum()), len(own))
         return gained / n_users
@@ -285,11 +274,11 @@ def full_ranks(
     Blocks hold users of similar length, so half as many slots are computed as for lists, and the last bits of
     a vector are those of its block.
     """
-    ranks = np.zeros(len(users), np.int64)
+    ranks, items = np.zeros(len(users), np.int64), ItemScores(table)
     for rows, u, h, t, hidden in _blocks_by_length(
         users, histories, targets, exclude, block, max_length, device
     ):
-        ranks[rows] = exact_ranks(encode(u, h), table, t, hidden).cpu().numpy()
+        ranks[rows] = exact_ranks(encode(u, h), items, t, hidden).cpu().numpy()
     return ranks
 
 

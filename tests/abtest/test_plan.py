@@ -47,9 +47,9 @@ def test_power_and_detectable_lift_are_those_of_statsmodels(
 ) -> None:
     solver, mean, variance = TTestIndPower(), 3.0, 4.0
     ratio = n_treatment / n_control
-    size = solver.solve_power(nobs1=n_control, ratio=ratio, alpha=alpha, power=0.8)
-    mde = detectable_lift(mean, variance, n_control, n_treatment, alpha=alpha)
-    assert mde == pytest.approx(size * variance**0.5 / mean, rel=0.02 if n_control == 20 else 1e-3)
+    size = detectable_lift(mean, variance, n_control, n_treatment, alpha=alpha) * mean / variance**0.5
+    oracle = solver.power(size, n_control, alpha / 2, ratio=ratio, alternative="larger")
+    assert oracle == pytest.approx(0.8, abs=1e-6)
     for share in (0.3, 0.8, 1.0, 1.3):
         oracle = solver.power(share * size, n_control, alpha / 2, ratio=ratio, alternative="larger")
         lift = share * size * variance**0.5 / mean

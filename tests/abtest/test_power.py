@@ -9,21 +9,31 @@ from abtest.stats.means import Estimate, compare
 from abtest.stats.power import detectable_difference, detectable_lift, power_of_lift, users_needed
 
 
-@pytest.mark.parametrize("n", [20, 50, 2000, 10**6])
-@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 50, 2000, 10**6])
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_the_detectable_lift_equals_that_of_statsmodels(n: int, alpha: float) -> None:
-    oracle = TTestIndPower().solve_power(nobs1=n, alpha=alpha, power=0.8, ratio=1)
     found = detectable_lift(2.0, 9.0, n, n, alpha=alpha)
-    assert found == pytest.approx(oracle * 3 / 2, rel=0.01)
+    oracle = TTestIndPower().power(found * 2 / 3, n, alpha / 2, alternative="larger")
+    assert oracle == pytest.approx(0.8, abs=1e-6)
 
 
 @pytest.mark.parametrize(("lift", "share"), [(0.05, 0.5), (-0.3, 0.5), (0.1, 0.2), (2.0, 0.5)])
 def test_the_users_needed_are_those_of_statsmodels(lift: float, share: float) -> None:
     ratio = (1 - share) / share
-    oracle = TTestIndPower().solve_power(effect_size=abs(lift) / 1.5, alpha=0.05, power=0.8, ratio=ratio)
-    assert users_needed(2.0, 9.0, lift, control_share=share) == pytest.approx(
-        oracle * (1 + ratio), rel=0.02, abs=2
+    needed = users_needed(2.0, 9.0, lift, control_share=share)
+    power, least = (
+        TTestIndPower().power(abs(lift) / 1.5, round(n * share), 0.025, ratio=ratio, alternative="larger")
+        for n in (needed, needed - 4)
     )
+    assert least < 0.8 < power
+
+
+@pytest.mark.parametrize("df", [2, 7.5, 40, 5000, 10**7])
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.99])
+def test_the_detectable_difference_has_the_wanted_power(df: float, power: float) -> None:
+    """Against SciPy's noncentral t, another implementation than that of the inverse."""
+    true = detectable_difference(1.0, df, alpha=0.01, power=power)
+    assert stats.nct.sf(stats.t.isf(0.005, df), df, true) == pytest.approx(power, abs=1e-6)
 
 
 def test_one_user_fewer_is_not_enough() -> None:
