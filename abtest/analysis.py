@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abtest.checks import Check, run_checks
 from abtest.effects import Effect, compare_all
+from abtest.estimates import Measured
 from abtest.experiment import Experiment
 from abtest.goals import Goal, goals_tested
 from abtest.health import failed_first
-from abtest.looks import PairRow, looks_at, pairs_of
-from abtest.metrics import METRICS, Metric, by_moments
+from abtest.looks import PairRow, Pairs, looks_at, pairs_of, pairs_of_first_days
+from abtest.metrics import METRICS, Metric, by_moments, check_first_days, spans_of_days
 from abtest.novelty import Novelty, novelty_of, trend_days
 from abtest.report.details import (
     bayes_document,
@@ -27,7 +28,7 @@ from abtest.report.details import (
 )
 from abtest.segments import SegmentRows, Segments, names_of, segments_of
 from abtest.sources import Source, Sources
-from abtest.totals import MomentsRow, Window, added, measure_all, totals_of, windows
+from abtest.totals import MomentsRow, Totals, Window, added, measure_all, totals_of, windows
 from abtest.value_views import value_courses, values_by_segment, values_since_exposure
 from abtest.values import measure_values
 from abtest.verdict import Verdict, decide
@@ -42,10 +43,12 @@ SCHEMA_VERSION = 2
 
 
 class StratumRows(NamedTuple):
-    """The users of a stratum: their moments of `windows(days)`, and sums over pairs of looks."""
+    """The users of a stratum: their moments of `windows(days)`, sums over pairs of looks, and the moments of
+    their first k days since exposure, by k (`PanelSums.of_first_days`)."""
 
     moments: Iterable[MomentsRow]
     pairs: Iterable[PairRow] = ()
+    first_days: Mapping[int, Iterable[MomentsRow]] = MappingProxyType({})
 
 
 class PhaseRows(NamedTuple):
@@ -54,7 +57,7 @@ class PhaseRows(NamedTuple):
     `moments` of `windows(days)`, `exposed` users of each arm, `pairs`: sums over pairs of looks, for the
     correlation of daily looks (without them increments are taken as independent); `segments` are moments of
     all days by segment, `since_exposure` and `courses` those by days since exposure. `strata` part the users
-    for post-stratification.
+    for post-stratification. `first_days` are as in `StratumRows`, for metrics of them.
     """
 
     moments: Iterable[MomentsRow]
@@ -64,6 +67,7 @@ class PhaseRows(NamedTuple):
     since_exposure: Iterable[MomentsRow] = ()
     courses: Iterable[MomentsRow] = ()
     strata: Mapping[str, StratumRows] | None = None
+    first_days: Mapping[int, Iterable[MomentsRow]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,12 @@ def rows_of_phases(
     experiment: Experiment,
     filled: "Callable[[list[SummedMoments]], list[SummedMoments]]" = list,
     strata: "Sequence[Mapping[str, PanelSums] | None]" = (),
+    metrics: Iterable[Metric] = (),
 ) -> list[PhaseRows]:
     """All that follows from each phase's sums. `filled` adds to moments what could not be summed. `strata`
-    part each phase's sums, where metrics are to be post-stratified."""
+    part each phase's sums, where metrics are to be post-stratified. Of `metrics` it is asked which first days
+    since exposure they are of."""
+    spans = [k for k in spans_of_days(by_moments(metrics)) if k is not None]
 
     def pairs(of: "PanelSums") -> "list[LookPair]":
         return list(of.pairs(looks_at(experiment))) if experiment.design != "none" else []
@@ -142,7 +149,13 @@ def rows_of_phases(
         if parts is None:
             return None
         asked = windows(experiment.days)
-        return {name: StratumRows(filled(of.moments(asked)), pairs(of)) for name, of in parts.items()}
+        return {
+            name: StratumRows(filled(of.moments(asked)), pairs(of), first_days(of))
+            for name, of in parts.items()
+        }
+
+    def first_days(of: "PanelSums") -> dict[int, "list[SummedMoments]"]:
+        return {k: filled(of.of_first_days(k)) for k in spans} if of.has_cohorts else {}
 
     since = [filled(found.since_exposure()) if experiment.days > 1 else [] for found in sums]
     n_days = trend_days(row for of_phase in since for row in of_phase)
@@ -155,6 +168,7 @@ def rows_of_phases(
             of_days,
             found.courses(n_days) if of_days else [],
             by_stratum(parts),
+            first_days(found),
         )
         for found, of_arms, of_segments, of_days, parts in zip(
             sums, exposed, segments, since, strata or [None] * len(sums), strict=True
@@ -209,37 +223,39 @@ def analyse_phases(
     Settings whose `planned_days` are more than `days` make it an interim analysis: phases to come are empty.
     """
     experiment = Experiment.from_settings(settings)
+    check_first_days(metrics, experiment.planned_days)
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {names} hold a name twice; names must differ")
     if len(phases) != len(experiment.phases):
         raise ValueError(f"rows of {len(phases)} phases for an experiment of {len(experiment.phases)}")
     summed = by_moments(metrics)
-    by_phase = [totals_of(phase.moments, experiment, summed) for phase in phases]
-    totals = added(by_phase)
+    sums = [_sums_of(phase, experiment, summed) for phase in phases]
+    totals = added([of_phase[None][0] for of_phase in sums])
     if all(window != (1, experiment.days) for _, window in totals):
         raise LookupError(f"no moments of days 1 to {experiment.days}, which decide; ask for `windows(days)`")
     arms = [arm.name for arm in experiment.arms]
     counts = [{arm: phase.exposed.get(arm, 0) for arm in arms} for phase in phases]
     checks = [*run_checks(experiment, totals, counts, crossovers), *more_checks]
-    single = [metric for metric in metrics if metric.needs_values]
     strata = [
-        {
-            name: (totals_of(rows.moments, experiment, summed), pairs_of(rows.pairs))
-            for name, rows in phase.strata.items()
-        }
+        {name: _sums_of(rows, experiment, summed) for name, rows in phase.strata.items()}
         for phase in phases
         if phase.strata is not None
     ]
-    by_stratum = [{name: of for name, (of, _) in of_phase.items()} for of_phase in strata]
-    measured = {
-        **measure_all(by_phase, experiment, summed, by_stratum),
-        **measure_values(sources, experiment, single, windows(experiment.days), unusable or {}),
-    }
-    sums = [(found, pairs_of(phase.pairs)) for found, phase in zip(by_phase, phases, strict=True)]
+    measured: dict[tuple[str, Window], Measured] = {}
+    for span in dict.fromkeys(span for of_phase in sums for span in of_phase):
+        measured |= measure_all(
+            [of_phase[span][0] for of_phase in sums],
+            experiment,
+            [metric for metric in summed if metric.first_days == span],
+            [{name: of[span][0] for name, of in of_phase.items()} for of_phase in strata],
+        )
+    single = [metric for metric in metrics if metric.needs_values or metric.first_days not in sums[0]]
+    measured |= measure_values(sources, experiment, single, unusable or {})
     goals = goals_tested(sums, experiment, metrics, measured, strata)
     usable = [metric for metric in metrics if not set(metric.columns) & set(unusable or {})]
     own = [metric for metric in usable if metric.needs_values and metric.role == "goal"]
+    own_days = [metric for metric in usable if metric.first_days is not None and metric.role == "goal"]
     of_segments = [phase.segments for phase in phases]
     since = [(phase.since_exposure, phase.courses) for phase in phases]
     has_since = any(rows for rows, _ in since)
@@ -256,7 +272,9 @@ def analyse_phases(
             of_segments,
             experiment,
             usable,
-            values_by_segment(sources, experiment, own, names_of(of_segments)),
+            values_by_segment(
+                sources, experiment, list(dict.fromkeys([*own, *own_days])), names_of(of_segments)
+            ),
         ),
         novelty=novelty_of(
             since,
@@ -272,6 +290,19 @@ def analyse_phases(
         ),
         exposed_by_phase=tuple(counts),
     )
+
+
+def _sums_of(
+    rows: PhaseRows | StratumRows, experiment: Experiment, metrics: Sequence[Metric]
+) -> dict[int | None, tuple[Totals, Pairs]]:
+    """Totals and pairs of looks of the users, of all days (None) and of their first k days since exposure."""
+    found: dict[int | None, tuple[Totals, Pairs]] = {
+        None: (totals_of(rows.moments, experiment, metrics), pairs_of(rows.pairs))
+    }
+    for k, of_days in rows.first_days.items():
+        totals = totals_of(of_days, experiment, [metric for metric in metrics if metric.first_days == k])
+        found[k] = totals, pairs_of_first_days(totals, looks_at(experiment))
+    return found
 
 
 def _withheld(
@@ -296,5 +327,6 @@ def _metric_document(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit_shown,
         "margin": metric.margin,
         "margin_kind": metric.margin_kind,
+        "first_days": metric.first_days,
         "description": metric.description,
     }

@@ -17,7 +17,7 @@ from abtest.stats.guardrails import (
 )
 from abtest.stats.means import Comparison, Estimate
 from abtest.stats.power import detectable_difference
-from abtest.totals import Window, windows
+from abtest.totals import Window, windows_of
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _effects(
         if goal.adjusted.rejected:
             deciding = Window(1, goal.looks.first_crossed(levels))
     effects = []
-    for window in windows(experiment.days):
+    for window in windows_of(metric, experiment.days):
         alpha = NON_INFERIORITY_ALPHA * 2 if metric.role == "guardrail" else experiment.alpha
         if goal and goal.looks is None and window == deciding:
             alpha = goal.adjusted.alpha

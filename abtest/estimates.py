@@ -17,6 +17,7 @@ from warehouse.events import PRE
 NO_PRE_PERIOD = "no pre-period is known"
 NO_COVARIATES = "the metric has no covariates"
 FEW_STRATA = f"fewer than two strata with {LEAST_USERS} users in each arm"
+NOT_YET = "nobody has had {days} since exposure"
 NOBODY = Moments(0, {}, {})
 SMALLEST_LEVEL = 1e-300
 NOTHING_TO_SPEND = "no alpha is left to spend at this look"
@@ -64,6 +65,13 @@ class Measured:
     def with_caps(self, caps: Sequence[CapUsed]) -> "Measured":
         """The same, measured with these caps."""
         return replace(self, caps=tuple(caps))
+
+    def within(self, first_days: int | None) -> "Measured":
+        """The same, with its own reason where nobody has had the first days that the metric is of."""
+        if first_days is None or any(estimate.n for estimate in self.plain.values()):
+            return self
+        reason = NOT_YET.format(days="a day" if first_days == 1 else f"{first_days} days")
+        return replace(self, problems=dict.fromkeys(self.plain, reason))
 
     def compare(self, control: str, treatment: str, *, alpha: float = 0.05) -> Comparison:
         """Treatment against control, as adjusted, by the draws where there are some."""

@@ -10,6 +10,9 @@ from abtest.metrics import Metric
 from abtest.stats.multiplicity import CORRECTIONS, Adjusted
 from abtest.totals import Totals, Window
 
+Sums = Mapping[int | None, tuple[Totals, Pairs]]
+"""Users' totals and those of pairs of looks, of all days (None) and of the first k days since exposure."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -27,15 +30,15 @@ class Goal:
 
 
 def goals_tested(
-    phases: Sequence[tuple[Totals, Pairs]],
+    phases: Sequence[Sums],
     experiment: Experiment,
     metrics: Sequence[Metric],
     measured: Mapping[tuple[str, Window], Measured],
-    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]] = (),
+    strata: Sequence[Mapping[str, Sums]] = (),
 ) -> list[Goal]:
     """All goals of all treatments, corrected together, on sequential p-values where there are looks.
 
-    `phases` hold the totals of each phase's users and of their pairs of looks, `strata` those by stratum.
+    `phases` hold the sums of each phase's users, `strata` those by stratum.
     """
     deciding = Window(1, experiment.days)
     looks, p_values = [], []
@@ -54,12 +57,12 @@ def goals_tested(
 
 
 def _looks(
-    phases: Sequence[tuple[Totals, Pairs]],
+    phases: Sequence[Sums],
     experiment: Experiment,
     metric: Metric,
     treatment: str,
     measured: Mapping[tuple[str, Window], Measured],
-    strata: Sequence[Mapping[str, tuple[Totals, Pairs]]],
+    strata: Sequence[Mapping[str, Sums]],
 ) -> Looks | None:
     if experiment.design == "none":
         return None
@@ -67,7 +70,8 @@ def _looks(
     by_day = {day: measured[metric.name, Window(1, day)] for day in looks_at(experiment)}
     found = {day: compare_arms(by_day[day], experiment, treatment, experiment.alpha) for day in by_day}
 
-    def of_looks(totals: Totals, pairs: Pairs) -> PhaseSums:
+    def of_looks(sums: Sums) -> PhaseSums:
+        totals, pairs = sums.get(metric.first_days, ({}, {}))
         moments = {(arm, day): totals.get((arm, Window(1, day)), NOBODY) for arm in arms for day in by_day}
         return moments, {} if metric.needs_values else pairs  # those are of whole totals, and of means
 
@@ -77,8 +81,8 @@ def _looks(
         arms,
         by_day,
         found,
-        [of_looks(*sums) for sums in phases],
-        [{name: of_looks(*sums) for name, sums in of_phase.items()} for of_phase in strata],
+        [of_looks(sums) for sums in phases],
+        [{name: of_looks(sums) for name, sums in of_phase.items()} for of_phase in strata],
         alpha=experiment.alpha,
         planned_days=experiment.planned_days,
     )

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from abtest.declaration import Declaration
-from abtest.metrics import past_products, products_of
+from abtest.metrics import by_moments, past_products, products_of, spans_of_days
 from abtest.request import LogRequest, declared
 from abtest.sources import NONE, OTHERS
 from abtest.study import Study, study_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_SEGMENTS = 20
 """Segments of a column that are shown; the users of all others are together in one."""
+MomentsBySpan = Mapping[int | None, list["Moments"]]
+"""Moments of windows of all days (None), and of users' first k days since exposure in days 1 to d."""
 PhaseOfLog = tuple["EventLog", "UserCounts"]
 """The log as a phase has it, and its exposed users."""
 
@@ -133,20 +135,24 @@ def rows_of(phases: Sequence[PhaseOfLog], study: Study) -> tuple[list["PhaseRows
     counts = [exposed.by_arm() for _, exposed in phases]
     from abtest.analysis import rows_of_phases
 
-    return rows_of_phases(sums, counts, segments, experiment, filled, strata), []
+    return rows_of_phases(sums, counts, segments, experiment, filled, strata, study.metrics), []
 
 
 def moments_of(
     phases: Sequence[PhaseOfLog], study: Study, windows: Sequence[tuple[int, int]]
-) -> list[tuple[list["Moments"], dict[str, list["Moments"]]]]:
-    """Of each phase's users the moments of the windows, and those by stratum where there are strata."""
+) -> list[tuple[MomentsBySpan, dict[str, MomentsBySpan]]]:
+    """Of each phase's users the moments of the windows, and those by stratum where there are strata. Those of
+    first days since exposure are left out where they cannot be summed exactly."""
     try:
         sums, strata = sums_of(phases, study)
     except OverflowError:
-        return [(usable_moments(log, study, windows, of), {}) for log, of in phases]
+        return [({None: usable_moments(log, study, windows, of)}, {}) for log, of in phases]
+    spans = spans_of_days(by_moments(study.metrics))
 
-    def of_windows(of: "PanelSums") -> list["Moments"]:
-        return [_filled(row, study) for row in of.moments(windows)]
+    def of_windows(of: "PanelSums") -> MomentsBySpan:
+        rows: dict[int | None, list[Moments]] = {None: of.moments(windows)}
+        rows |= {k: of.of_first_days(k) for k in spans if k is not None and of.has_cohorts}
+        return {span: [_filled(row, study) for row in of_span] for span, of_span in rows.items()}
 
     return [
         (of_windows(of_phase), {name: of_windows(part) for name, part in (parts or {}).items()})

@@ -28,7 +28,8 @@ from abtest.stats.sequential import (
     sequential_p,
     spent,
 )
-from warehouse.events import LATE
+from abtest.totals import Totals
+from warehouse.events import LATE, PRE
 
 MOST_LOOKS = 14
 """Longer experiments are looked at on as many days, evenly spread, the last one among them."""
@@ -118,6 +119,17 @@ def pairs_of(rows: Iterable[PairRow]) -> Pairs:
     return {(row.arm, row.early, row.late): Moments(row.n, row.sums, row.products) for row in rows}
 
 
+def pairs_of_first_days(totals: Totals, days: Sequence[int]) -> Pairs:
+    """Of totals of the first days since exposure, which do not change from a look to the next: the later
+    total of a user of the earlier look is the earlier one."""
+    return {
+        (arm, day, late): _unchanged(moments)
+        for (arm, (first, day)), moments in totals.items()
+        for late in days
+        if first == 1 and late > day and day in days
+    }
+
+
 def looks_of(
     method: str,
     metric: Metric,
@@ -141,10 +153,11 @@ def looks_of(
     days = [day for day in sorted(found) if found[day].p is not None]
     if last not in days:
         return None
+    wait = (metric.first_days or 1) - 1  # days until a user counts
     information = (
         _information(days, [found[day] for day in days], [measured[d].adjusted[arms[0]].value for d in days])
         if last == planned_days
-        else [day / planned_days for day in days]
+        else [(day - wait) / (planned_days - wait) for day in days]
     )
     estimated = _correlation(metric, arms, days, measured, phases, strata)
     correlation = canonical_correlation(information) if estimated is None else estimated
@@ -159,6 +172,21 @@ def looks_of(
         tuple(p_values),
         tuple(sequential_p(method, p_values, information, correlation, tuned_alpha=alpha)),
         planned_days,
+    )
+
+
+def _unchanged(moments: Moments) -> Moments:
+    def later(name: str) -> str:
+        return name if name.startswith(PRE) else LATE + name
+
+    return Moments(
+        moments.n,
+        {**moments.sums, **{later(name): value for name, value in moments.sums.items()}},
+        {
+            pair: value
+            for (a, b), value in moments.products.items()
+            for pair in ((a, b), (a, later(b)), (later(a), b), (b, later(a)))
+        },
     )
 
 

@@ -33,9 +33,10 @@ class Metric:
 
     Users' totals are capped at their `cap` quantile over all arms (.999), or the numerator at `cap_value`, in
     the metric's unit. With `quantile` (.9) the metric is that quantile `over` users' totals or over the
-    numerator's single events. `method` asks for another engine than the default, with so many
-    `draws`. `prior_mean` and `prior_sd` are what is believed of the lift before, for the Bayesian view; flat
-    without `prior_sd`.
+    numerator's single events. With `first_days` k it is of each user's first k days since exposure, over the
+    users who can have had them all, so that it means the same at every look while users arrive. `method`
+    asks for another engine than the default, with so many `draws`. `prior_mean` and `prior_sd` are what is
+    believed of the lift before, for the Bayesian view; flat without `prior_sd`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Metric:
     cap_value: float | None = None
     quantile: float | None = None
     over: Literal["users", "events"] = "users"
+    first_days: int | None = None
     method: Engine | None = None
     draws: int = 2000
     prior_mean: float = 0.0
@@ -83,6 +85,10 @@ class Metric:
             raise ValueError(
                 f"metric {self.name!r} has margin {self.margin}; a lift between 0 and 1 is allowed, e.g. 0.02"
             )
+        if self.first_days is not None and self.first_days < 1:
+            raise ValueError(
+                f"metric {self.name!r} has first_days {self.first_days}; days since exposure are 1 or more"
+            )
         _check_caps(self)
         _check_quantile(self)
         _check_engine(self)
@@ -96,10 +102,12 @@ class Metric:
 
     @property
     def unit_shown(self) -> str:
-        """The unit, or of what it is a quantile where no unit was declared."""
-        if self.quantile is None or self.unit != "per user":
-            return self.unit
-        return f"quantile {self.quantile:g} of {self.over}"
+        """The unit, or of what it is a quantile where no unit was declared, and of which days."""
+        is_named = self.quantile is None or self.unit != "per user"
+        unit = self.unit if is_named else f"quantile {self.quantile:g} of {self.over}"
+        if self.first_days is None:
+            return unit
+        return f"{unit}, first {'day' if self.first_days == 1 else f'{self.first_days} days'}"
 
     @property
     def needs_values(self) -> bool:
@@ -138,6 +146,21 @@ def with_method(metrics: Iterable[Metric], method: str, source: str) -> tuple[Me
 def by_moments(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
     """The metrics for which moments of totals are enough; the others are measured by `abtest.values`."""
     return tuple(metric for metric in metrics if not metric.needs_values)
+
+
+def check_first_days(metrics: Iterable[Metric], days: int) -> None:
+    """ValueError where a metric is of more days since exposure than an experiment has."""
+    for metric in metrics:
+        if metric.first_days is not None and metric.first_days > days:
+            raise ValueError(
+                f"metric {metric.name!r} is of users' first {metric.first_days} days, and the experiment has"
+                f" {days}; give fewer first_days, or a longer experiment"
+            )
+
+
+def spans_of_days(metrics: Iterable[Metric]) -> list[int | None]:
+    """Which days since exposure metrics are of, each `first_days` once; None is all days."""
+    return list(dict.fromkeys(metric.first_days for metric in metrics))
 
 
 def columns_of(metrics: Iterable[Metric]) -> list[str]:

@@ -11,26 +11,30 @@ pooled as they are, they would be those of the phases in which the control had m
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abtest.detectable import Seen
 from abtest.experiment import Experiment
-from abtest.metrics import METRICS, Metric
+from abtest.metrics import METRICS, Metric, spans_of_days
 from abtest.request import LogRequest, declared
 
 if TYPE_CHECKING:
+    from abtest.logs import MomentsBySpan
     from abtest.stats.moments import Moments
 
 
 @dataclass(frozen=True)
 class Past:
-    """What there is: a name, its metrics, each metric in days 1 to d, and the covariates of each."""
+    """What there is: a name, its metrics, each metric in days 1 to d, the covariates of each, and how many
+    users were exposed."""
 
     name: str
     metrics: Sequence[Metric]
     seen: Mapping[str, Sequence[Seen]]
     covariates: Mapping[str, tuple[str, ...]]
+    n_users: int
     n_phases: int = 1
     stratify: str | None = None
 
@@ -70,8 +74,8 @@ def _of_run(request: LogRequest) -> Past:
         experiment = Experiment.from_settings(settings)
         windows = [(1, day) for day in range(1, experiment.days + 1)]
         pre_days = settings.get("pre_days", 0)
-        runs: list[tuple[list[Any], dict[str, list[Any]]]] = [
-            (panel_of(warehouse, cohort, experiment.days, pre_days).moments(windows), {})
+        runs: list[tuple[dict[int | None, list[Any]], dict[str, Any]]] = [
+            ({None: panel_of(warehouse, cohort, experiment.days, pre_days).moments(windows)}, {})
             for cohort in cohorts_of(settings)
         ]
         return _seen(str(place), runs, windows, METRICS, experiment.control, {})
@@ -79,33 +83,44 @@ def _of_run(request: LogRequest) -> Past:
 
 def _seen(
     name: str,
-    phases: Sequence[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]],
+    phases: "Sequence[tuple[MomentsBySpan, Mapping[str, MomentsBySpan]]]",
     windows: Sequence[tuple[int, int]],
     metrics: Sequence[Metric],
     control: str | None,
     unusable: Mapping[str, str],
 ) -> Past:
-    """From the moments of each phase's users, and those by stratum."""
+    """From the moments of each phase's users, and those by stratum.
+
+    Users are weighed by phase as they are in all days, also where a metric is of the first of them.
+    """
     from abtest.estimates import NOBODY, measure, measure_phases
 
     seen: dict[str, list[Seen]] = {metric.name: [] for metric in metrics}
     covariates: dict[str, tuple[str, ...]] = {}
     strata = sorted({stratum for _, parts in phases for stratum in parts})
-    for window in windows:
-        users = [sum(row.n for row in rows if row.window == window) for rows, _ in phases]
-        own = [_control_of(rows, window, control) for rows, _ in phases]
+    everyone = 0
+    for window, (span, of_span) in product(windows, _by_span(metrics).items()):
+        users = [
+            sum(row.n for row in rows.get(span, ()) if tuple(row.window) == window) for rows, _ in phases
+        ]
+        everyone = sum(users) if span is None else everyone
+        own = [_control_of(rows.get(span, ()), window, control) for rows, _ in phases]
         factors = _factors(own, users)
         mine = _together(own, factors)
         by_stratum = {
             stratum: {
                 "control": _together(
-                    [_control_of(parts.get(stratum, ()), window, control) for _, parts in phases], factors
+                    [
+                        _control_of(parts.get(stratum, {}).get(span, ()), window, control)
+                        for _, parts in phases
+                    ],
+                    factors,
                 )
                 or NOBODY
             }
             for stratum in strata
         }
-        for metric in metrics:
+        for metric in of_span:
             if mine is None or metric.needs_values or set(metric.columns) & set(unusable):
                 seen[metric.name].append(Seen(window[1], sum(users)))
                 continue
@@ -116,7 +131,13 @@ def _seen(
             variances = [None if e.variance is None else float(e.variance * e.n) for e in estimates]
             seen[metric.name].append(Seen(window[1], sum(users), estimates[0].value, *variances))
             covariates[metric.name] = () if found.reason else found.covariates
-    return Past(name, metrics, seen, covariates, len(phases))
+    return Past(name, metrics, seen, covariates, everyone, len(phases))
+
+
+def _by_span(metrics: Sequence[Metric]) -> dict[int | None, list[Metric]]:
+    """The metrics by the first days since exposure that they are of; those of all days, None, first."""
+    spans = [None, *(span for span in spans_of_days(metrics) if span is not None)]
+    return {span: [metric for metric in metrics if metric.first_days == span] for span in spans}
 
 
 def _control_of(rows: Sequence[Any], window: tuple[int, int], control: str | None) -> Any:

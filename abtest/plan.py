@@ -6,6 +6,7 @@ are named (`stratify`). The plan is of an experiment with one split.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any
 
 from abtest.detectable import PlannedTest, Seen, drifts_of_looks, level_and_power
@@ -100,7 +101,7 @@ def plan(request: LogRequest, design: Design, lifts: Mapping[str, float]) -> dic
     unknown = [key for key in lifts if key not in past.seen]
     if unknown:
         raise LookupError(f"a lift is asked of {unknown[0]!r}; the metrics are: {', '.join(past.seen)}")
-    users = design.users or max(spans[-1].users for spans in past.seen.values())
+    users = design.users or past.n_users
     spans = {metric.name: _spans(metric, past, design) for metric in past.metrics}
     tests = {metric.name: _test(metric, past, design, spans[metric.name]) for metric in past.metrics}
     planned = [
@@ -110,7 +111,8 @@ def plan(request: LogRequest, design: Design, lifts: Mapping[str, float]) -> dic
     ladder = lift_ladder([one.mde for one in planned if one.mde is not None])
     sizes = user_ladder([users, *(one.users_needed for one in planned if one.users_needed)])
     curves = [
-        _with_curves(one, tests[one.metric], spans[one.metric][-1], users, ladder, sizes) for one in planned
+        _with_curves(one, tests[one.metric], spans[one.metric][-1], past, users, ladder, sizes)
+        for one in planned
     ]
     return {
         "source": past.name,
@@ -216,9 +218,9 @@ def _planned(
     by_day = tuple(
         (span.day, n, test.mde(span.value, span.variance, n))
         for span in spans
-        for n in [round(users * span.users / max(last.users, 1))]
+        for n in [_counted(users, span, past)]
     )
-    mde = by_day[-1][2]
+    _, counted, mde = by_day[-1]
     target, source = _target(metric, lifts)
     asked = target is not None and mde is not None
     less = past.seen[metric.name][-1].variance_reduction
@@ -236,13 +238,13 @@ def _planned(
         power=test.power,
         inflation=test.inflation,
         mde=mde,
-        mde_plain=test.mde(last.value, last.plain_variance, users),
+        mde_plain=test.mde(last.value, last.plain_variance, counted),
         mde_by_day=by_day,
         target=target,
         target_from=source,
-        power_at_target=test.power_at(target, last, users) if target is not None else None,
+        power_at_target=test.power_at(target, last, counted) if target is not None else None,
         is_seen=mde <= target if target is not None and mde is not None else None,
-        users_needed=test.users_for(target, last) if target is not None and asked else None,
+        users_needed=_exposed(test.users_for(target, last), last, past) if target and asked else None,
         days_needed=next(
             (day for day, _, least in by_day if target is not None and least is not None and least <= target),
             None,
@@ -260,11 +262,29 @@ def _target(metric: Metric, lifts: Mapping[str, float]) -> tuple[float | None, s
 
 
 def _with_curves(
-    one: Planned, test: PlannedTest, last: Seen, users: int, ladder: Sequence[float], sizes: Sequence[int]
+    one: Planned,
+    test: PlannedTest,
+    last: Seen,
+    past: Past,
+    users: int,
+    ladder: Sequence[float],
+    sizes: Sequence[int],
 ) -> Planned:
-    target = one.target
+    target, counted = one.target, _counted(users, last, past)
     return replace(
         one,
-        power_by_lift=tuple((lift, test.power_at(lift, last, users)) for lift in ladder),
-        power_by_users=tuple((n, test.power_at(target, last, n)) for n in sizes) if target else (),
+        power_by_lift=tuple((lift, test.power_at(lift, last, counted)) for lift in ladder),
+        power_by_users=tuple((n, test.power_at(target, last, _counted(n, last, past))) for n in sizes)
+        if target
+        else (),
     )
+
+
+def _counted(users: int, seen: Seen, past: Past) -> int:
+    """How many of so many users a metric counts: the share of those exposed in the past that it did."""
+    return round(users * seen.users / max(past.n_users, 1))
+
+
+def _exposed(counted: int | None, seen: Seen, past: Past) -> int | None:
+    """How many users there must be so that a metric counts so many."""
+    return None if counted is None or not seen.users else ceil(counted * past.n_users / seen.users)

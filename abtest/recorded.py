@@ -88,7 +88,9 @@ def analyse_warehouse(
         [row for row in warehouse.daily_exposed(cohort) if row[0] <= experiment.days] for cohort in cohorts
     ]
     segments = _activity(sums, cuts) if cuts else [{} for _ in sums]
-    phases = rows_of_phases(sums, [_by_arm(exposed) for exposed in daily], segments, experiment)
+    phases = rows_of_phases(
+        sums, [_by_arm(exposed) for exposed in daily], segments, experiment, metrics=metrics
+    )
     found = analyse_phases(
         settings,
         phases,

@@ -82,9 +82,15 @@ def segments_of(
     """Goals by segment over all days, compared within phases.
 
     `phases` hold the rows of each phase's users, in the order in which they are to be shown; `values` what
-    was measured of metrics that need users' own values, by dimension, segment and metric.
+    was measured of metrics that need users' own values, by dimension, segment and metric. Those of first
+    days since exposure are among them, or left out.
     """
-    goals = [metric for metric in metrics if metric.role == "goal"]
+    measured_apart = {name for _, _, name in values}
+    goals = [
+        metric
+        for metric in metrics
+        if metric.role == "goal" and (metric.first_days is None or metric.name in measured_apart)
+    ]
     segments = names_of(phases)
     measured = {
         (dimension, segment, metric.name): measure_phases(of_phases, metric)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from abtest.declaration import Declaration
 from abtest.experiment import Arm, Experiment
-from abtest.metrics import Metric, columns_of, with_method
+from abtest.metrics import Metric, check_first_days, columns_of, with_method
 from abtest.population import Phase
 from abtest.request import LogRequest
 from warehouse.events import DAY_MS, PRE
@@ -76,6 +76,7 @@ def study_of(
     metrics = declaration.metrics or _default_metrics(log, kinds)
     if declaration.method is not None:
         metrics = with_method(metrics, declaration.method, "the declaration")
+    check_first_days(metrics, span.days)
     named = {name: Total.declared(name, given) for name, given in declaration.totals.items()}
     totals = tuple(log.total(name, named) for name in columns_of(metrics))
     past = _past(log, metrics, named, declaration.pre_days, span)

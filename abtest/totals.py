@@ -39,6 +39,12 @@ def windows(days: int) -> list[Window]:
     return [Window(day, day) for day in range(1, days + 1)] + [Window(1, day) for day in range(2, days + 1)]
 
 
+def windows_of(metric: Metric, days: int) -> list[Window]:
+    """Those in which a metric is measured. One of the first days since exposure has no single days: days 1 to
+    d are the users who have had their days by then."""
+    return windows(days) if metric.first_days is None else [Window(1, day) for day in range(1, days + 1)]
+
+
 def added(phases: Sequence[Totals]) -> Totals:
     """The totals of all phases' users together."""
     found: dict[tuple[str, Window], Moments] = {}
@@ -85,7 +91,7 @@ def measure_all(
             [arms(totals, window) for totals in phases],
             metric,
             [{name: arms(totals, window) for name, totals in of_phase.items()} for of_phase in strata],
-        )
+        ).within(metric.first_days)
         for metric in metrics
-        for window in windows(experiment.days)
+        for window in windows_of(metric, experiment.days)
     }

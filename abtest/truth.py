@@ -51,6 +51,7 @@ Amounts = Mapping[str, NDArray[np.float64]]
 """(n,) of each user, by column of the totals; under "" whether they came."""
 
 NO_TWINS = "caps and quantiles are of all users of an arm together, which twins do not compare"
+NO_FIRST_DAYS = "twins are compared in days of the experiment, not in days since exposure"
 
 
 class Asked(NamedTuple):
@@ -277,6 +278,8 @@ def overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None
 def _compared(metric: Metric, control: Amounts, treatment: Amounts) -> Paired:
     if metric.cap is not None or metric.cap_value is not None or metric.quantile is not None:
         return Paired(reason=NO_TWINS)
+    if metric.first_days is not None:
+        return Paired(reason=NO_FIRST_DAYS)
     return compare_lives(_life(metric, control), _life(metric, treatment), alpha=ALPHA)
 
 

@@ -13,9 +13,9 @@ from abtest.estimates import Measured
 from abtest.experiment import Experiment
 from abtest.metrics import Metric
 from abtest.novelty import no_trend
-from abtest.sources import OTHERS, Sources
+from abtest.sources import OTHERS, Sources, Window
 from abtest.stats.moments import Moments
-from abtest.values import measure_parts, measure_values, moments_of, parts_of
+from abtest.values import days_asked, measure_days, measure_parts, moments_of, parts_of
 from warehouse.events import day_name
 
 
@@ -26,12 +26,15 @@ def values_by_segment(
     segments: Mapping[str, Sequence[str]],
 ) -> dict[tuple[str, str, str], Measured]:
     """By dimension, segment and metric over all days; `segments` are those shown of each dimension."""
-    window = 1, experiment.days
     if sources is None or not metrics or not segments:
         return {}
-    labels = [source.segments(window) for source in sources.phases]
     found = {}
+    labels_of: dict[Window, list[Mapping[str, Mapping[str, NDArray[np.generic]]]]] = {}
     for metric in metrics:
+        window = days_asked(metric, (1, experiment.days))
+        if window not in labels_of:
+            labels_of[window] = [source.segments(window) for source in sources.phases]
+        labels = labels_of[window]
         parts, caps = parts_of(sources, metric, window)
         for dimension, names in segments.items():
             for name in names:
@@ -53,9 +56,17 @@ def values_since_exposure(
     if sources is None or not metrics:
         return {}
     days = range(1, experiment.days + 1)
-    windows = [Since(first, k, experiment.days - k + 1) for k in days for first in dict.fromkeys((k, 1))]
-    found = measure_values(sources, experiment, metrics, windows, {})
-    return {(name, window[:2]): measured for (name, window), measured in found.items()}
+    asked: list[tuple[Metric, Window]] = [
+        (metric, Since(first, k, experiment.days - k + 1))
+        for k in days
+        for first in dict.fromkeys((k, 1))
+        for metric in metrics
+    ]
+    found = measure_days(sources, experiment, asked, {})
+    return {
+        (metric.name, (window[0], window[1])): measured
+        for (metric, window), measured in zip(asked, found, strict=True)
+    }
 
 
 def value_courses(

@@ -12,7 +12,7 @@ totals (`stats.poststratify`), quantiles of users weighed by stratum, draws with
 would be of ratios within strata, whose weighed sum is another quantity, so they are not post-stratified.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -41,6 +41,7 @@ from abtest.stats.poststratify import PostStratified
 from abtest.stats.quantiles import bootstrap_quantile, quantile_estimate
 from abtest.stats.reference import Reference
 from abtest.stats.strata import combined
+from abtest.totals import windows_of
 
 SEED = 0
 NO_ADJUSTMENT = "the method does not adjust for the pre-period"
@@ -53,25 +54,49 @@ def measure_values(
     sources: Sources | None,
     experiment: Experiment,
     metrics: Sequence[Metric],
-    windows: Sequence[Window],
     unusable: Mapping[str, str],
 ) -> dict[tuple[str, Any], Measured]:
-    """Each of these metrics in every window. LookupError where there are some and no source."""
-    if not metrics:
-        return {}
-    if sources is None:
-        raise LookupError(f"metric {metrics[0].name!r} needs the values of users, and only moments are given")
-    found = {}
-    for window in windows:
-        strata = strata_of(sources, window)
-        for metric in metrics:
-            reasons = [unusable[column] for column in metric.columns if column in unusable]
-            found[metric.name, window] = (
-                _absent(experiment, reasons[0])
-                if reasons
-                else _measure(sources, experiment, metric, window, strata)
-            )
-    return found
+    """Each of these metrics in each of its windows. LookupError where there are some and no source."""
+    asked = {
+        (metric.name, window): (metric, days_asked(metric, window))
+        for metric in metrics
+        for window in windows_of(metric, experiment.days)
+    }
+    return {
+        key: measured.within(metric.first_days)
+        for (key, (metric, _)), measured in zip(
+            asked.items(), measure_days(sources, experiment, asked.values(), unusable), strict=True
+        )
+    }
+
+
+def measure_days(
+    sources: Sources | None,
+    experiment: Experiment,
+    asked: Iterable[tuple[Metric, Window]],
+    unusable: Mapping[str, str],
+) -> Iterator[Measured]:
+    """Metrics of these days, of the experiment or since exposure. LookupError without a source."""
+    strata: dict[Window, list[Strata]] = {}
+    for metric, window in asked:
+        reasons = [unusable[column] for column in metric.columns if column in unusable]
+        if sources is None:
+            raise LookupError(f"metric {metric.name!r} needs the values of users, and only moments are given")
+        if window not in strata:
+            strata[window] = strata_of(sources, window)
+        yield (
+            _absent(experiment, reasons[0])
+            if reasons
+            else _measure(sources, experiment, metric, window, strata[window])
+        )
+
+
+def days_asked(metric: Metric, window: Window) -> Window:
+    """The days that a metric is of in a window: its own, or users' first ones since exposure."""
+    from warehouse.queries import Since
+
+    k = metric.first_days
+    return window if k is None else Since(1, k, window[1] - k + 1)
 
 
 def strata_of(sources: Sources, window: Window) -> list[Strata]:
@@ -136,7 +161,8 @@ def moments_of(columns: Columns) -> Moments:
 def _measure(
     sources: Sources, experiment: Experiment, metric: Metric, window: Window, strata: Sequence[Strata]
 ) -> Measured:
-    is_summed = metric.quantile is None and metric.method is None and not strata
+    is_capped = metric.cap is not None or metric.cap_value is not None
+    is_summed = is_capped and metric.quantile is None and metric.method is None and not strata
     if is_summed and sources.everybody.is_exact(metric):
         with suppress(OverflowError):
             return _summed(sources, experiment, metric, window)

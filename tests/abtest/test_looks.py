@@ -105,7 +105,7 @@ def test_the_correlation_of_looks_is_that_of_re_randomised_users(metric: Metric)
     experiment = Experiment("x", (Arm("a"), Arm("b")), days=DAYS)
     totals = totals_of(rows, experiment, [plain])
     measured = measure_all([totals], experiment, [plain])
-    (goal,) = goals_tested([(totals, pairs_of(pairs))], experiment, [plain], measured)
+    (goal,) = goals_tested([{None: (totals, pairs_of(pairs))}], experiment, [plain], measured)
     assert goal.looks is not None
     assert goal.looks.is_estimated
     assert np.array(goal.looks.correlation) == pytest.approx(expected, abs=0.08)

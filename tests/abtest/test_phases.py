@@ -165,8 +165,8 @@ def test_looks_over_phases_have_the_errors_and_correlation_of_re_randomised_user
     for mask in (early, ~early):
         mine = {name: values[mask] for name, values in users.items()}
         found, pairs = rows_of(split(mine, treated[0][mask]))
-        sums.append((totals_of(found, experiment, [plain]), pairs_of(pairs)))
-    measured = measure_all([totals for totals, _ in sums], experiment, [plain])
+        sums.append({None: (totals_of(found, experiment, [plain]), pairs_of(pairs))})
+    measured = measure_all([of_phase[None][0] for of_phase in sums], experiment, [plain])
     (goal,) = goals_tested(sums, experiment, [plain], measured)
     assert goal.looks is not None
     assert goal.looks.is_estimated

@@ -68,6 +68,11 @@ class PanelSums:
     def arms(self) -> list[str]:
         return sorted(self.members)
 
+    @property
+    def has_cohorts(self) -> bool:
+        """Whether the sums tell days since exposure."""
+        return self.ask.has_cohorts
+
     def moments(self, windows: Iterable[tuple[int, int]]) -> list[Moments]:
         """Of each window and arm: totals of users exposed by its last day, of what they did in it."""
         asked = [Window(*window) for window in windows]
@@ -97,6 +102,18 @@ class PanelSums:
                 arm, window, self._last_cohort(window.last_day), Stretch(*window, since_exposure=True)
             )
             for window in windows
+            for arm in self.arms
+        ]
+
+    def of_first_days(self, n_days: int) -> list[Moments]:
+        """Each user's first `n_days` days since exposure, as if the experiment ended after day d: the window
+        (1, d), of the users who can have had them by then. Of sums with cohorts only."""
+        if not self.has_cohorts:
+            raise ValueError(f"sums of {self.ask.n_days} days are not by cohort")
+        stretch = Stretch(1, n_days, since_exposure=True)
+        return [
+            self._moments(arm, Window(1, day), day - n_days + 1, stretch)
+            for day in range(n_days, self.ask.n_days + 1)
             for arm in self.arms
         ]
 
