@@ -1,6 +1,7 @@
 """`kill -9` at any moment, then `abtest run --resume`: the same events and the same report."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -62,6 +63,20 @@ def killed(folder: Path, *flags: str, when: Callable[[], bool], after_s: float =
     time.sleep(after_s)
     process.send_signal(signal.SIGKILL)
     return process.wait()
+
+
+def ended_by_killing_a_worker(folder: Path, when: Callable[[], bool]) -> tuple[int, str]:
+    """The return code and what was said of a run with two workers, one of which is killed once `when()`."""
+    command = [sys.executable, "-c", "from abtest.cli import main; main()", "run", *FLAGS, "--workers", "2"]
+    process = subprocess.Popen([*command, "--out", str(folder)], stderr=subprocess.PIPE, text=True)
+    workers: list[int] = []
+    while process.poll() is None and not (workers and when()):
+        time.sleep(0.005)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    _, said = process.communicate()
+    return process.returncode, said
 
 
 def read(folder: Path) -> tuple[dict[str, Any], str, str]:
@@ -135,6 +150,21 @@ def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path, abtest: C
     result = abtest("run", "--resume", str(tmp_path))
     assert result.exit_code == 2
     assert "no run to resume" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="workers are found in /proc")
+@pytest.mark.parametrize("begun", [pytest.param("manifest.json", marks=pytest.mark.slow), DAY_DONE])
+def test_a_killed_worker_is_one_sentence_and_the_run_resumes(
+    begun: str, tmp_path: Path, uninterrupted: Path, abtest: Command
+) -> None:
+    folder = tmp_path / "cut-off"
+    code, said = ended_by_killing_a_worker(folder, (folder / begun).exists)
+    assert code == 1, said
+    assert said.strip().splitlines()[-1].startswith("abtest: a worker process was killed"), said
+    assert "--resume" in said
+    result = resumed(folder, abtest)
+    assert result.exit_code in (0, 3), result.output
+    assert read(folder) == read(uninterrupted)
 
 
 @pytest.mark.slow

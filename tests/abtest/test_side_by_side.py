@@ -1,5 +1,7 @@
 """Models that are trained in processes beside each other are those that are trained one after the other."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def interactions() -> Interactions:
 
 
 def settings(**other: Any) -> RunSettings:
-    return RunSettings(users=60, epochs=2, max_targets=500, **{"threads": 1, "workers": 2, **other})
+    return RunSettings(users=60, max_targets=500, **{"epochs": 2, "threads": 1, "workers": 2, **other})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -71,3 +73,18 @@ def test_an_error_of_a_training_is_raised_here(two_processors: None, tmp_path: P
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(OSError):
         fit_side_by_side(NAMES, interactions(), settings(), tmp_path, lambda detail, share: None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="workers are found in /proc")
+def test_a_killed_training_is_one_sentence_and_can_be_done_again(
+    two_processors: None, tmp_path: Path
+) -> None:
+    def kill_one(detail: str, share: float) -> None:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(workers[-1], signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="a worker process was killed, perhaps because memory ran out"):
+        fit_side_by_side(NAMES, interactions(), settings(epochs=50), tmp_path, kill_one)
+    fit_side_by_side(NAMES, interactions(), settings(epochs=50), tmp_path, lambda detail, share: None)
+    assert {name.split("-")[0] for name in files(tmp_path)} == set(NAMES)
