@@ -30,6 +30,11 @@ Plays = NDArray[np.int64]
 Report = Callable[[float, int], None]
 RecordOf = Callable[[int], Any]
 
+KILLED = (
+    "a worker process was killed before its work was done, perhaps for want of memory; "
+    "a run goes on with abtest run --resume FOLDER"
+)
+
 
 class Executor(Protocol):
     """Lives the shards of a day."""
@@ -144,21 +149,18 @@ def _collected(futures: list[Any], report: Report) -> "list[DayDone]":
 @contextmanager
 def processes(workers: int, prepare: Callable[..., None] | None = None, *args: Any) -> Iterator[Any]:
     """A pool of so many processes of this machine, which end with this one; `prepare(*args)` is called in
-    each before its first task. RuntimeError where one of them is killed."""
+    each before its first task. RuntimeError, in one sentence, where one of them is killed."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     begin = (prepare, args)
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=begin) as pool:
-        try:
+    try:
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=begin) as pool:
             yield pool
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a worker process was killed, perhaps because memory ran out; free some and go on from the"
-                " last midnight with --resume and the run's folder"
-            ) from error
+    except BrokenProcessPool as error:
+        raise RuntimeError(KILLED) from error
 
 
 def _begin(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:

@@ -1,15 +1,22 @@
 """Models that are trained in processes beside each other are those that are trained one after the other."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
 
 from abtest import checkpoints
 from abtest.checkpoints import fit_model, fit_side_by_side
+from abtest.executor import KILLED, processes
 from abtest.settings import RunSettings
 from baselines.base import Interactions
 
@@ -28,7 +35,7 @@ def interactions() -> Interactions:
 
 
 def settings(**other: Any) -> RunSettings:
-    return RunSettings(users=60, max_targets=500, **{"epochs": 2, "threads": 1, "workers": 2, **other})
+    return RunSettings(users=60, epochs=2, max_targets=500, **{"threads": 1, "workers": 2, **other})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -75,16 +82,44 @@ def test_an_error_of_a_training_is_raised_here(two_processors: None, tmp_path: P
         fit_side_by_side(NAMES, interactions(), settings(), tmp_path, lambda detail, share: None)
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="workers are found in /proc")
-def test_a_killed_training_is_one_sentence_and_can_be_done_again(
-    two_processors: None, tmp_path: Path
-) -> None:
-    def kill_one(detail: str, share: float) -> None:
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(workers[-1], signal.SIGKILL)
+def test_a_killed_worker_is_told_in_one_sentence() -> None:
+    with pytest.raises(RuntimeError) as raised, processes(2) as pool:
+        pool.submit(os._exit, 1).result()
+    assert str(raised.value) == KILLED
 
-    with pytest.raises(RuntimeError, match="a worker process was killed, perhaps because memory ran out"):
-        fit_side_by_side(NAMES, interactions(), settings(epochs=50), tmp_path, kill_one)
-    fit_side_by_side(NAMES, interactions(), settings(epochs=50), tmp_path, lambda detail, share: None)
-    assert {name.split("-")[0] for name in files(tmp_path)} == set(NAMES)
+
+def workers_of(parent: int) -> list[int]:
+    """Its processes of a pool, in the order in which they were started; [] where it has ended."""
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists() or (os.cpu_count() or 1) < 2,
+    reason="two trainings beside each other need two processors, and finding their processes Linux",
+)
+def test_a_run_whose_training_was_killed_resumes_to_the_same_events(
+    tmp_path: Path, abtest: Callable[..., Result]
+) -> None:
+    """Two processes live the warm-up; those that are started after them train."""
+    flags = ["--arms", "sasrec,comirec", "--users", "200", "--warmup-days", "1", "--days", "1"]
+    flags += ["--epochs", "1", "--max-targets", "2000", "--workers", "2", "--threads", "1", "--quiet"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [sys.executable, "-c", "from abtest.cli import main; main()", "run", *flags, "--out", str(cut)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and len(workers := workers_of(run.pid)) < 4:
+        time.sleep(0.01)
+    assert run.poll() is None, "the run had ended before its trainings were seen"
+    os.kill(workers[-1], signal.SIGKILL)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert told == f"abtest: {KILLED}\n"
+    resumed = abtest("run", "--resume", str(cut), "--quiet")
+    assert resumed.exit_code in (0, 3), resumed.output
+    assert abtest("run", *flags, "--out", str(whole)).exit_code in (0, 3)
+    hashes = [json.loads((f / "manifest.json").read_text())["event_hash"] for f in (whole, cut)]
+    assert hashes[0] == hashes[1]
