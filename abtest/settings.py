@@ -8,7 +8,7 @@ from typing import Any
 from abtest.arms import STAGES, parse_arms
 from abtest.executor import check as check_executor
 from abtest.experiment import Arm, Experiment
-from abtest.metrics import METRICS, Metric, metrics_from, with_method
+from abtest.metrics import METRICS, Metric, check_first_days, metrics_from, with_method
 from abtest.population import Holdout, Layer, check_disjoint, parse_layer, parse_phases, parse_split
 from abtest.toml_file import NUMBER, TEXT, WHOLE, Kind, read_toml
 from abtest.world import read_source
@@ -113,6 +113,7 @@ def prepare(settings: RunSettings) -> Plan:
         value = getattr(settings, key)
         if value < least:
             raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
+    check_first_days(settings.metrics or (), settings.days)
     if settings.retrain not in RETRAIN:
         raise ValueError(f"unknown retrain {settings.retrain!r}; allowed: {', '.join(RETRAIN)}")
     if not 0 <= settings.explore <= 100:

@@ -1,9 +1,11 @@
 """Metrics of users' first days since exposure: against numpy and SciPy on the users of real files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -11,10 +13,12 @@ import pytest
 from scipy import stats
 
 from abtest.logs import analyse_log
+from abtest.metrics import Metric
+from abtest.recorded import analyse_place
 from abtest.request import LogRequest
 from tests.abtest.conftest import Command, analyse_table
 from tests.abtest.test_logs import START_MS, document
-from warehouse.events import DAY_MS
+from warehouse.events import DAY_MS, Kind
 
 K = 3
 METRICS = f"""
@@ -246,3 +250,37 @@ def test_a_plan_has_the_variance_of_the_first_days(abtest: Command, tmp_path: Pa
     assert by_day[K][0] == round(3000 * len(first_totals(log, K)[1]) / 1500)
     assert by_day[days][0] == round(3000 * len(treated) / 1500)
     assert by_day[days][1] < by_day[K][1]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_run_has_them_too_and_caps_that_cut_nothing_change_nothing(finished_run: Path, k: int) -> None:
+    """From moments of the database, adjusted for the warm-up, and from single users' values."""
+    whole = Metric("plays", "n_play", "n_impression", first_days=k)
+    found = analyse_place(finished_run, metrics=[whole, replace(whole, name="capped", cap_value=1e9)])
+    deciding = [effect for effect in found.effects if effect.is_deciding]
+    assert [effect.metric for effect in deciding] == ["plays", "capped"]
+    for name in ("difference", "p", "lift", "n_control", "n_treatment"):
+        assert getattr(deciding[0], name) == pytest.approx(getattr(deciding[1], name), rel=1e-9), name
+    assert deciding[0].method == "cuped"
+    start, days = found.settings["start_ts"], found.settings["days"]
+    with duckdb.connect(str(finished_run / "events.duckdb"), read_only=True) as db:
+        rows = db.execute(
+            f"""WITH mine AS (SELECT user, (first_ts - {start}) // {DAY_MS} AS day, first_ts FROM exposures
+                  WHERE arm = ? AND (first_ts - {start}) // {DAY_MS} + {k} <= {days})
+                SELECT (SELECT count(*) FROM mine), count(*) FROM events JOIN mine USING (user)
+                WHERE kind = ? AND ts >= first_ts AND (ts - {start}) // {DAY_MS} < day + {k}""",
+            [deciding[0].control, int(Kind.play)],
+        ).fetchone()
+    assert rows is not None
+    n_users, n_plays = rows
+    assert deciding[0].n_control == n_users
+    (only,) = analyse_place(finished_run, metrics=[Metric("p", "n_play", first_days=k)]).effects[-1:]
+    assert only.control_mean == pytest.approx(n_plays / n_users, rel=1e-12)
+
+
+def test_a_run_of_fewer_days_is_refused_before_it_begins(abtest: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(METRICS, encoding="utf-8")
+    result = abtest("run", "--config", str(tmp_path / "x.toml"), "--days", "2", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert f"is of users' first {K} days, and the experiment has 2" in result.output
+    assert not (tmp_path / "out").exists()
