@@ -280,7 +280,9 @@ def test_a_run_has_them_too_and_caps_that_cut_nothing_change_nothing(finished_ru
 
 def test_a_run_of_fewer_days_is_refused_before_it_begins(abtest: Command, tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(METRICS, encoding="utf-8")
-    result = abtest("run", "--config", str(tmp_path / "x.toml"), "--days", "2", "--out", str(tmp_path / "out"))
+    result = abtest(
+        "run", "--config", str(tmp_path / "x.toml"), "--days", "2", "--out", str(tmp_path / "out")
+    )
     assert result.exit_code == 2
     assert f"is of users' first {K} days, and the experiment has 2" in result.output
     assert not (tmp_path / "out").exists()
