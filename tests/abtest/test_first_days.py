@@ -162,6 +162,27 @@ def test_segments_are_of_the_same_users_and_days(abtest: Command, tmp_path: Path
         assert effect["p"] == pytest.approx(oracle.pvalue, rel=1e-8)
 
 
+def test_strata_are_those_of_the_users_that_count(abtest: Command, tmp_path: Path) -> None:
+    """Post-stratified from moments, and from users' values where a cap cuts nothing; against numpy."""
+    log = log_of(6)
+    columns = {**log, "at": pa.array(log["at"]).cast(pa.timestamp("ms"))}
+    text = config(6).replace("cap_value = 20", "cap_value = 1000000")
+    result = analyse_table(abtest, tmp_path, columns, text, "--json", "--stratify", "country")
+    found = {
+        effect["metric"]: effect for effect in document(result)["effects"] if effect["window"]["to"] == 6
+    }
+    assert found["plays"]["method"] == "post-stratified"
+    for name in ("difference", "p", "n_control"):
+        assert found["plays"][name] == pytest.approx(found["capped"][name], rel=1e-9)
+    totals, treated, country = first_totals(log, 6)
+    means = [
+        np.array([totals["plays"][side & (country == name)].mean() for name in ("DE", "FI", "PL")])
+        for side in (~treated, treated)
+    ]
+    shares = np.array([(country == name).mean() for name in ("DE", "FI", "PL")])
+    assert found["plays"]["difference"] == pytest.approx(shares @ (means[1] - means[0]), rel=1e-9)
+
+
 def test_csv_gives_the_same_as_parquet(abtest: Command, tmp_path: Path) -> None:
     log = log_of(5)
     found = analysed(log, abtest, tmp_path, 5)
