@@ -66,11 +66,12 @@ def killed(folder: Path, *flags: str, when: Callable[[], bool], after_s: float =
 
 
 def ended_by_killing_a_worker(folder: Path, when: Callable[[], bool]) -> tuple[int, str]:
-    """The return code and what was said of a run with two workers, one of which is killed once `when()`."""
+    """The return code and what was said of a run with two workers, one of which is killed once both are there
+    and `when()`."""
     command = [sys.executable, "-c", "from abtest.cli import main; main()", "run", *FLAGS, "--workers", "2"]
     process = subprocess.Popen([*command, "--out", str(folder)], stderr=subprocess.PIPE, text=True)
     workers: list[int] = []
-    while process.poll() is None and not (workers and when()):
+    while process.poll() is None and not (len(workers) == 2 and when()):
         time.sleep(0.005)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
