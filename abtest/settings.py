@@ -113,7 +113,7 @@ def prepare(settings: RunSettings) -> Plan:
         value = getattr(settings, key)
         if value < least:
             raise ValueError(f"{key.replace('_', '-')} is {value}; it must be {least} or more")
-    check_first_days(settings.metrics or (), settings.days)
+    _check_metrics(settings)
     if settings.retrain not in RETRAIN:
         raise ValueError(f"unknown retrain {settings.retrain!r}; allowed: {', '.join(RETRAIN)}")
     if not 0 <= settings.explore <= 100:
@@ -218,6 +218,26 @@ def _check_uploads(settings: RunSettings) -> None:
             f"uploads is {settings.uploads:g} and the world is built from --{source}, whose videos are all"
             " there from the start; leave one of the two out"
         )
+
+
+def _check_metrics(settings: RunSettings) -> None:
+    """What can be wrong with declared metrics is found now, not when the run is over and they are summed."""
+    from warehouse.queries import DURATIONS, TOTALS
+
+    metrics = settings.metrics or ()
+    check_first_days(metrics, settings.days)
+    for metric in metrics:
+        unknown = [name for name in (*metric.columns, *metric.past) if name not in TOTALS]
+        if unknown:
+            raise LookupError(
+                f"metric {metric.name!r} reads {unknown[0]!r}, which is no total of a run's users; these are:"
+                f" {', '.join(TOTALS)}"
+            )
+        if metric.over == "events" and metric.numerator not in DURATIONS:
+            raise LookupError(
+                f"metric {metric.name!r} is of single events, and those of {metric.numerator!r} hold no value;"
+                f" allowed: {', '.join(DURATIONS)}"
+            )
 
 
 def _check_device(device: str) -> None:

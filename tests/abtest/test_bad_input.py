@@ -61,6 +61,27 @@ def test_one_sentence_and_exit_code_2(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ('numerator = "n_foo"', ["'n_foo'", "no total of a run's users", "n_play"]),
+        ('numerator = "n_play"\ndenominator = "n_foo"', ["'n_foo'"]),
+        ('numerator = "n_play"\ncovariates = ["past_plays"]', ["'past_plays'"]),
+        ('numerator = "n_play"\nfirst_days = 6', ["first 6 days", "has 5"]),
+        ('numerator = "n_play"\nquantile = 0.5\nover = "events"', ["hold no value", "watch_ms"]),
+    ],
+)
+def test_a_metric_that_cannot_be_is_found_before_the_run(
+    metric: str, words: list[str], tmp_path: Path, abtest: Command
+) -> None:
+    (tmp_path / "x.toml").write_text(f'[[metrics]]\nname = "x"\n{metric}\n', encoding="utf-8")
+    result = abtest("run", "--config", str(tmp_path / "x.toml"), "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_log_with_a_broken_file_is_refused(tmp_path: Path, abtest: Command) -> None:
     log = tmp_path / "log"
     log.mkdir()
