@@ -235,7 +235,7 @@ def _check_metrics(settings: RunSettings) -> None:
             )
         if metric.over == "events" and metric.numerator not in DURATIONS:
             raise LookupError(
-                f"metric {metric.name!r} is of single events, and those of {metric.numerator!r} hold no value;"
+                f"metric {metric.name!r} is of single events; those of {metric.numerator!r} hold no value;"
                 f" allowed: {', '.join(DURATIONS)}"
             )
 
