@@ -89,10 +89,7 @@ def _seen(
     control: str | None,
     unusable: Mapping[str, str],
 ) -> Past:
-    """From the moments of each phase's users, and those by stratum.
-
-    Users are weighed by phase as they are in all days, also where a metric is of the first of them.
-    """
+    """From the moments of each phase's users, and those by stratum."""
     from abtest.estimates import NOBODY, measure, measure_phases
 
     seen: dict[str, list[Seen]] = {metric.name: [] for metric in metrics}
