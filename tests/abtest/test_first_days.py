@@ -232,6 +232,16 @@ def test_an_interim_look_is_planned_for_the_users_to_come(abtest: Command, tmp_p
     assert [look["day"] for look in looks["looks"]] == [3, 4, 5]
 
 
+def test_before_anybody_has_had_the_days_nothing_is_decided(abtest: Command, tmp_path: Path) -> None:
+    log = log_of(9)
+    early = {name: values[log["at"] < START_MS + 2 * DAY_MS] for name, values in log.items()}
+    found = analysed(early, abtest, tmp_path, 9)
+    plays = [effect for effect in found["effects"] if effect["metric"] == "plays"]
+    assert {effect["reason"] for effect in plays} == {f"nobody has had {K} days since exposure"}
+    assert found["verdict"]["decision"] == "keep_running"
+    assert found["sequential"] == []
+
+
 def test_days_that_cannot_be_are_one_sentence(abtest: Command, tmp_path: Path) -> None:
     log = log_of(5)
     columns = {**log, "at": pa.array(log["at"]).cast(pa.timestamp("ms"))}
